@@ -1,0 +1,106 @@
+/**
+ * `multitrace list`: which functions the selectors match, and whether and where each can be attached.
+ */
+
+import { constants } from 'node:os';
+import { basename } from 'node:path';
+import { ElfFile } from '../elf/file.js';
+import { BpfError } from '../kernel/errno.js';
+import type { TargetCheck } from '../kernel/kernel.js';
+import { sitesOf } from '../kernel/process/ftrace/module_sites.js';
+import { checkFunctions } from '../kernel/process/ftrace/check.js';
+import type { ProcessKernel } from '../kernel/process/machine.js';
+import { Session, type SessionTool } from '../kernel/process/session.js';
+import { SelectorSet } from '../process/symbols/selector.js';
+import type { What } from './options.js';
+import { grouped, note, print, table } from './output.js';
+
+export interface ListOptions {
+  readonly json?: boolean;
+}
+
+/** Runs the command; the exit status. */
+export async function list(
+  selectorTexts: readonly string[],
+  what: What | { readonly file: string },
+  options: ListOptions,
+): Promise<number> {
+  const selectors = SelectorSet.parse(selectorTexts);
+  const checks = 'file' in what ? listFile(what.file, selectors) : await listProcess(what, selectors);
+  if (checks.length === 0)
+    throw new BpfError(
+      'ENOENT',
+      `no function matched ${selectorTexts.join(' ')}; a library's functions are LIBRARY:FUNCTION, those of the program itself have no prefix`,
+    );
+  const attachable = checks.filter(check => check.site !== undefined).length;
+  if (options.json) {
+    const functions = checks.map(({ target, site, refused }) => ({
+      module: target.module,
+      function: target.name,
+      address: hex(target.address),
+      size: target.size,
+      attachable: site !== undefined,
+      site: site === undefined ? null : { address: hex(site.address), length: site.length, kind: site.kind },
+      reason: refused?.reason ?? null,
+      detail: refused?.detail ?? null,
+    }));
+    print(`${JSON.stringify({ command: 'list', matched: checks.length, attachable, functions })}\n`);
+    return 0;
+  }
+  const rows = checks.map(({ target, site, refused }) => [
+    hex(target.address),
+    String(target.size),
+    site === undefined ? '-' : `${site.kind}+${site.address - target.address}`,
+    target.module,
+    refused === undefined ? target.name : `${target.name}   (${refused.reason}: ${refused.detail})`,
+  ]);
+  print(table([['ADDRESS', 'SIZE', 'SITE', 'MODULE', 'FUNCTION'], ...rows], [0, 1]));
+  note(`${grouped(checks.length)} functions matched, ${grouped(attachable)} of them can be attached`);
+  return 0;
+}
+
+function hex(address: bigint): string {
+  return `0x${address.toString(16)}`;
+}
+
+/** The functions of a file that nothing runs; addresses are those in the file. */
+function listFile(path: string, selectors: SelectorSet): TargetCheck[] {
+  const elf = ElfFile.open(path);
+  const name = basename(path);
+  const selectable = { path, isMain: true };
+  const functions = sitesOf(elf, name).functions.filter(f => selectors.matchesFunction(selectable, f.aliases));
+  const results = checkFunctions(elf, name, functions);
+  return functions.map((f, i) => {
+    const target = {
+      module: name,
+      name: f.aliases.find(alias => selectors.matchesFunction(selectable, [alias])) ?? f.name,
+      address: BigInt(f.address),
+      size: f.size,
+    };
+    const result = results[i];
+    if ('reason' in result) return { target, refused: result };
+    return { target, site: { address: BigInt(result.address), length: result.length, kind: result.kind } };
+  });
+}
+
+async function listProcess(what: What, selectors: SelectorSet): Promise<TargetCheck[]> {
+  let checks: TargetCheck[] | undefined;
+  const look = (kernel: ProcessKernel): void => {
+    checks ??= kernel.check(kernel.functions(selectors));
+    // None of a command's code has run, and none shall.
+    if (session?.process.isChild) session.process.kill(constants.signals.SIGKILL);
+  };
+  const tool: SessionTool = {
+    opened: look,
+    modulesChanged: () => {},
+    closed: () => {},
+    refused: error => note(error.message),
+  };
+  let session: Session | undefined;
+  session = 'pid' in what ? Session.attach(what.pid, tool) : Session.start(what.command, tool);
+  if ('pid' in what) session.stop();
+  else if (checks !== undefined) session.process.kill(constants.signals.SIGKILL);
+  await session.end;
+  if (checks === undefined) throw new BpfError('ESRCH', 'the command ended before its program was there');
+  return checks;
+}

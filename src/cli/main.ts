@@ -1,0 +1,113 @@
+/**
+ * The command line: subcommands and their options. What each does is in its own file.
+ */
+
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError } from 'commander';
+import { type CountOptions, count } from './count.js';
+import { demo } from './demo.js';
+import { type ListOptions, list } from './list.js';
+import { EXIT_USAGE, positiveInteger, seconds, splitCommand, tell, whatToTrace } from './options.js';
+import { note, print, printError } from './output.js';
+
+const SELECTORS = `
+A selector is [MODULE:]FUNCTION, both globs (* ? [a-z]). MODULE is a file's name with or without
+.so and version (libcrypto:EVP_*); without it the main program is meant. !SELECTOR excludes.`;
+
+function version(): string {
+  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}
+
+function build(command: readonly string[] | undefined, done: (status: Promise<number>) => void): Command {
+  const program = new Command('multitrace')
+    .description('One BPF program on thousands of functions of a live process, through one link. No root, no agent.')
+    .version(version())
+    .exitOverride()
+    .showHelpAfterError('(multitrace --help shows what there is)')
+    .configureOutput({
+      writeOut: print,
+      writeErr: printError,
+      outputError: text => note(text.replace(/^error: /, '').trim().replaceAll('\n', ' ')),
+    });
+  const inherit = (sub: Command): Command =>
+    sub.copyInheritedSettings(program).showHelpAfterError(`(multitrace ${sub.name()} --help shows its options)`);
+
+  inherit(program.command('count'))
+    .summary('count the calls of functions')
+    .description('Counts the calls of every function that the selectors match.')
+    .usage('SELECTOR... [options] (-- COMMAND [ARG...] | -p PID)')
+    .argument('<selector...>')
+    .option('-p, --pid <pid>', 'trace this running process', positiveInteger)
+    .option('-d, --duration <seconds>', 'end after so long; the program goes on', seconds)
+    .option('-i, --interval <seconds>', 'print what was counted in each interval', seconds)
+    .option('-t, --top <n>', 'print the n functions called most', positiveInteger)
+    .option('--all', 'print functions that were not called too')
+    .option('--json', 'print one JSON object (and one for each interval) on standard output')
+    .option('-v, --verbose', 'name each function that can not be attached, and why')
+    .addHelpText('after', `${SELECTORS}\n\nThe exit status is the command's; 1 where something failed, 2 for bad usage.`)
+    .action((selectors: string[], options: CountOptions & { pid?: number }) =>
+      done(run(() => count(selectors, whatToTrace(options.pid, command), options))),
+    );
+
+  inherit(program.command('list'))
+    .summary('list functions and whether they can be attached')
+    .description('Lists every function that the selectors match, where its patch site is, or why it has none.')
+    .usage('SELECTOR... [options] (-- COMMAND [ARG...] | -p PID | --file ELF)')
+    .argument('<selector...>')
+    .option('-p, --pid <pid>', 'look at this running process', positiveInteger)
+    .option('-f, --file <elf>', 'look at this file, which nothing runs; it is the main program')
+    .option('--json', 'print one JSON object on standard output')
+    .addHelpText('after', `${SELECTORS}\n\nA COMMAND is started, looked at with its libraries loaded, and ended before its code runs.`)
+    .action((selectors: string[], options: ListOptions & { pid?: number; file?: string }) =>
+      done(
+        run(() => {
+          const { file } = options;
+          if (file === undefined) return list(selectors, whatToTrace(options.pid, command), options);
+          if (options.pid !== undefined || command !== undefined)
+            throw new CommanderError(EXIT_USAGE, 'multitrace.what', 'give only one of --file, -p and a command after --');
+          return list(selectors, { file }, options);
+        }),
+      ),
+    );
+
+  inherit(program.command('demo', { hidden: true })).action(() => done(run(demo)));
+  return program;
+}
+
+async function run(work: () => Promise<number>): Promise<number> {
+  try {
+    return await work();
+  } catch (cause) {
+    if (cause instanceof CommanderError) {
+      note(cause.message);
+      return EXIT_USAGE;
+    }
+    return tell(cause);
+  }
+}
+
+async function main(argv: readonly string[]): Promise<number> {
+  if (process.platform !== 'linux' || process.arch !== 'x64') {
+    note(`this is ${process.platform} on ${process.arch}; multitrace works on x86-64 Linux only`);
+    return EXIT_USAGE;
+  }
+  const { own, command } = splitCommand(argv);
+  let status: Promise<number> = Promise.resolve(EXIT_USAGE);
+  try {
+    const program = build(command, result => {
+      status = result;
+    });
+    if (own.length === 0) {
+      printError(program.helpInformation());
+      return EXIT_USAGE;
+    }
+    program.parse(own, { from: 'user' });
+  } catch (cause) {
+    if (!(cause instanceof CommanderError)) throw cause;
+    return cause.exitCode === 0 ? 0 : EXIT_USAGE;
+  }
+  return status;
+}
+
+process.exit(await main(process.argv.slice(2)));

@@ -1,0 +1,177 @@
+/**
+ * Finds where and how the entries of a module's functions can be replaced, or says why not: the work that ftrace
+ * does from the compiler's `__mcount_loc` section, done here from the instructions alone. Bytes in, sites out;
+ * no process is touched, and all of it happens before the process is stopped.
+ */
+
+import { Flow } from '../../../x86/decoder.js';
+import { type BranchScan, scanAbsolute, scanBranches, verifyBranches } from './branches.js';
+import { CodeMap, lastAtOrBelow } from './code_map.js';
+import { examineEntry } from './entry.js';
+import { forEachTableTarget } from './jump_tables.js';
+import {
+  isPatchSite,
+  type ModuleCode,
+  type PatchSite,
+  type Refusal,
+  type RefusalReason,
+  type TracedFunction,
+} from './patch_site.js';
+import { SiteBits } from './site_bits.js';
+
+/**
+ * The patch site of each function, or the refusal, in the order of `functions`. The same address twice gives the
+ * same site twice.
+ */
+export function findPatchSites(
+  code: ModuleCode,
+  functions: readonly TracedFunction[],
+): (PatchSite | Refusal)[] {
+  const map = new CodeMap(code, functions);
+  try {
+    const results = new Map<number, PatchSite | Refusal>();
+    for (const fn of functions) {
+      if (!results.has(fn.address)) results.set(fn.address, examineEntry(map, fn));
+    }
+    const sites = new Sites(results);
+    refuseEntered(map, sites, functions);
+    return functions.map(fn => results.get(fn.address)!);
+  } finally {
+    map.free();
+  }
+}
+
+/** The sites still standing, found by any address inside them. */
+class Sites {
+  readonly #results: Map<number, PatchSite | Refusal>;
+  readonly list: PatchSite[];
+  readonly #addresses: Float64Array;
+
+  constructor(results: Map<number, PatchSite | Refusal>) {
+    this.#results = results;
+    this.list = [...results.values()].filter(isPatchSite).sort((a, b) => a.address - b.address);
+    this.#addresses = Float64Array.from(this.list, site => site.address);
+  }
+
+  /** The site that holds `address`, its function's address (before `endbr64`) included. */
+  at(address: number): PatchSite | undefined {
+    const i = lastAtOrBelow(this.#addresses, address);
+    const site = this.list[i];
+    if (site && address < site.address + site.length) return site;
+    const next = this.list[i + 1];
+    return next && address >= next.function ? next : undefined;
+  }
+
+  /** The site of the function at `address`. */
+  of(address: number): PatchSite | undefined {
+    const result = this.#results.get(address);
+    return result && isPatchSite(result) ? result : undefined;
+  }
+
+  refuse(site: PatchSite, reason: RefusalReason, detail: string): void {
+    if (isPatchSite(this.#results.get(site.function)!)) {
+      this.#results.set(site.function, { function: site.function, reason, detail });
+    }
+  }
+
+  markLoop(site: PatchSite): void {
+    const result = this.#results.get(site.function)!;
+    if (isPatchSite(result)) this.#results.set(site.function, { ...result, loopsToEntry: true });
+  }
+}
+
+/** Refuses every site that something branches into, and those whose own loops do not survive a hook. */
+function refuseEntered(map: CodeMap, sites: Sites, functions: readonly TracedFunction[]): void {
+  if (sites.list.length === 0) return;
+  const { module } = map;
+  const inside = new SiteBits(module.sections);
+  const entries = new SiteBits(module.sections);
+  for (const site of sites.list) {
+    inside.mark(site.address + 1, site.address + site.length);
+    entries.mark(site.function, site.address + 1);
+  }
+
+  for (const pointer of module.pointers) {
+    if (inside.has(pointer))
+      sites.refuse(sites.at(pointer)!, 'pointer-into-entry', `to 0x${pointer.toString(16)}`);
+  }
+  for (const section of module.fixedData ?? []) refusePointers(sites, inside, section.bytes);
+
+  const scan: BranchScan = { inside: [], toEntry: [], registerJumps: [] };
+  for (const section of module.sections) {
+    scanBranches(section, inside, entries, scan);
+    if (module.fixedData) scanAbsolute(section, inside, scan.inside);
+  }
+  const verdicts = verifyBranches(map, scan.inside);
+  scan.inside.forEach(({ address, target }, i) => {
+    const verdict = verdicts[i];
+    if (verdict === 'none') return;
+    const reason = verdict === 'real' ? 'branch-into-entry' : 'undecided-branch';
+    sites.refuse(sites.at(target)!, reason, `from 0x${address.toString(16)}`);
+  });
+  refuseTables(map, sites, inside, scan.registerJumps);
+  refuseLoops(map, sites, functions, scan);
+}
+
+/** Code addresses among 8-byte words of data that has no relocations. */
+function refusePointers(sites: Sites, inside: SiteBits, bytes: Uint8Array): void {
+  const words =
+    bytes.byteOffset % 4 === 0
+      ? new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length >>> 2)
+      : new Uint32Array(bytes.slice(0, bytes.length & ~3).buffer);
+  for (let i = 0; i + 1 < words.length; i += 2) {
+    if (words[i + 1] !== 0 || !inside.has(words[i])) continue;
+    sites.refuse(sites.at(words[i])!, 'pointer-into-entry', `to 0x${words[i].toString(16)}`);
+  }
+}
+
+/** Refuses sites that a jump table of their own function leads into. */
+function refuseTables(map: CodeMap, sites: Sites, inside: SiteBits, registerJumps: readonly number[]): void {
+  let last = -1;
+  for (const jump of registerJumps) {
+    const start = map.startBelow(jump);
+    if (start === last) continue;
+    last = start;
+    // What follows a table is read too, as if it belonged to it: only the function's own site is believed.
+    const site = sites.of(start);
+    if (!site) continue;
+    forEachTableTarget(map, map.section(start)!, start, map.endOf(start), target => {
+      if (!inside.has(target) || sites.at(target) !== site) return;
+      sites.refuse(site, 'jump-table-into-entry', `from 0x${jump.toString(16)}`);
+    });
+  }
+}
+
+function refuseLoops(
+  map: CodeMap,
+  sites: Sites,
+  functions: readonly TracedFunction[],
+  scan: BranchScan,
+): void {
+  const sizes = new Map(functions.map(fn => [fn.address, fn.size]));
+  const endOf = (site: PatchSite) => {
+    const size = sizes.get(site.function)!;
+    return Math.max(size > 0 ? site.function + size : 0, map.endOf(site.function));
+  };
+  const own = scan.toEntry.filter(({ address, target }) => {
+    const site = sites.at(target)!;
+    return address >= site.function && address < endOf(site);
+  });
+  const verdicts = verifyBranches(map, own);
+  own.forEach(({ address, target }, i) => {
+    if (verdicts[i] === 'none') return;
+    const site = sites.at(target)!;
+    if (usesRedZone(map, site.function, endOf(site))) {
+      sites.refuse(site, 'red-zone-loop', `from 0x${address.toString(16)}`);
+    } else sites.markLoop(site);
+  });
+}
+
+/** True where the code from `start` to `end` touches memory below rsp, or can't be decoded. */
+function usesRedZone(map: CodeMap, start: number, end: number): boolean {
+  const decoder = map.decoder(map.section(start)!);
+  for (let address = start; address < end; address = decoder.end) {
+    if (decoder.decode(address) === Flow.invalid || decoder.touchesRedZone()) return true;
+  }
+  return false;
+}

@@ -1,0 +1,84 @@
+/**
+ * Changes to the text of a process: prepared while it runs, written in one stop, word by word, all or nothing.
+ */
+
+import type { TracedProcess } from '../../../process/process.js';
+
+/** A few bytes of text to be replaced. */
+export interface TextEdit {
+  readonly address: bigint;
+  /** What must stand there now. */
+  readonly expect: Uint8Array;
+  /** What shall; at most as long as `expect`. */
+  readonly replace: Uint8Array;
+}
+
+const WORD = 8n;
+/** Sites closer than this are read in one piece. */
+const READ_GAP = 64n << 10n;
+
+interface Word {
+  readonly address: bigint;
+  readonly before: bigint;
+  after: bigint;
+}
+
+/** The words behind a set of edits, with what they hold before and after. */
+export class PreparedText {
+  readonly #words: readonly Word[];
+  /** Edits whose bytes are not what was expected: somebody else changed the text. They are not part of this. */
+  readonly modified: readonly TextEdit[];
+
+  private constructor(words: readonly Word[], modified: readonly TextEdit[]) {
+    this.#words = words;
+    this.modified = modified;
+  }
+
+  /** Reads what stands at the edits now. Throws EFAULT where text is not mapped. */
+  static read(process: TracedProcess, edits: readonly TextEdit[]): PreparedText {
+    const sorted = [...edits].sort((a, b) => (a.address < b.address ? -1 : a.address > b.address ? 1 : 0));
+    const words = new Map<bigint, Word>();
+    const modified: TextEdit[] = [];
+    for (let first = 0; first < sorted.length; ) {
+      let last = first;
+      const end = (edit: TextEdit): bigint => edit.address + BigInt(edit.expect.length);
+      while (last + 1 < sorted.length && sorted[last + 1].address - end(sorted[last]) < READ_GAP) last++;
+      const start = sorted[first].address & -WORD;
+      const stop = (end(sorted[last]) + WORD - 1n) & -WORD;
+      const bytes = process.read(start, Number(stop - start));
+      const now = Buffer.from(bytes.buffer);
+      const next = Buffer.from(now);
+      for (const edit of sorted.slice(first, last + 1)) {
+        const at = Number(edit.address - start);
+        if (now.compare(edit.expect, 0, edit.expect.length, at, at + edit.expect.length) !== 0) {
+          modified.push(edit);
+          continue;
+        }
+        next.set(edit.replace, at);
+        for (let w = at & -8; w < at + edit.replace.length; w += 8) {
+          const address = start + BigInt(w);
+          const known = words.get(address);
+          const after = next.readBigUInt64LE(w);
+          if (known === undefined) words.set(address, { address, before: now.readBigUInt64LE(w), after });
+          else known.after = after;
+        }
+      }
+      first = last + 1;
+    }
+    return new PreparedText([...words.values()], modified);
+  }
+
+  /** Writes all words while the process stands still; undoes them and throws where the kernel refuses one. */
+  write(process: TracedProcess, tid: number): void {
+    let done = 0;
+    try {
+      for (; done < this.#words.length; done++) {
+        const word = this.#words[done];
+        process.pokeText(tid, word.address, word.after);
+      }
+    } catch (cause) {
+      for (const word of this.#words.slice(0, done)) process.pokeText(tid, word.address, word.before);
+      throw cause;
+    }
+  }
+}

@@ -1,0 +1,153 @@
+/**
+ * Calls of helpers. Map operations are routines in the process; an array's lookup and the helpers that read what
+ * the trampoline laid out are a few instructions in place.
+ */
+
+import { HELPER } from '../../../bpf/helpers.js';
+import { RESULT } from '../../../bpf/instruction.js';
+import { mem, rax, rdi, rdx, rsi } from '../../../x86/assembler.js';
+import { errnoNumber } from '../../errno.js';
+import { ENTRY, RECORD } from '../kfunc_md/record.js';
+import { FRAME } from '../trampoline/frame.js';
+import type { Emitter } from './emitter.js';
+import type { JitArray } from './environment.js';
+import { emitGoto } from './jumps.js';
+import type { CallPlan } from './plan.js';
+import { CALLER_SAVED } from './register_map.js';
+
+const WORD = 8;
+
+/** Calls an absolute address, which may be further away than a relative call reaches. */
+function emitRoutineCall(e: Emitter, address: bigint): void {
+  e.a.movImm64(rax, address);
+  e.a.callReg(rax);
+  e.clobbers |= CALLER_SAVED;
+}
+
+/**
+ * `rax = values + index * stride`, where index < maxEntries; otherwise goes to `absent`. The key is what rsi points
+ * to, and rsi is lost, as r2 is at a call.
+ */
+function emitArrayIndex(e: Emitter, map: JitArray, absent: ReturnType<Emitter['labelOf']>): void {
+  const { a } = e;
+  e.target(RESULT);
+  e.changing(rsi);
+  a.mov(rax, mem(rsi), 4);
+  a.cmp(rax, map.maxEntries | 0, 4);
+  a.jcc('ae', absent);
+  a.movImm64(rsi, map.values);
+  if (map.stride === WORD) {
+    a.lea(rax, mem(rsi, 0, rax, WORD));
+    return;
+  }
+  if ((map.stride & (map.stride - 1)) === 0) a.shl(rax, Math.log2(map.stride));
+  else a.imul3(rax, rax, map.stride);
+  a.add(rax, rsi);
+}
+
+/** An array's lookup whose result is used in some other way than being compared with zero at once. */
+function emitArrayLookup(e: Emitter, map: JitArray): void {
+  const { a } = e;
+  const absent = a.label();
+  const done = a.label();
+  emitArrayIndex(e, map, absent);
+  a.bind(done);
+  e.apart(() => {
+    a.bind(absent);
+    a.xor(rax, rax, 4);
+    a.jmp(done);
+  });
+}
+
+/**
+ * An array's lookup and the comparison of its result with zero that follows it: an index that is too large goes
+ * where the comparison would. Returns whether `index` is followed by such a comparison, and both were written.
+ */
+export function emitCheckedLookup(e: Emitter, index: number, plan: CallPlan): boolean {
+  const check = index + 1;
+  if (plan.kind !== 'array_lookup' || e.program.flow.isTarget[check] === 1) return false;
+  const operation = e.operationAt(check);
+  if (operation.kind !== 'branch' || operation.width !== 64 || !operation.immediate) return false;
+  const { dst, imm } = e.insnAt(check);
+  if (dst !== RESULT || imm !== 0 || (operation.condition !== 'eq' && operation.condition !== 'ne'))
+    return false;
+
+  const { a } = e;
+  const target = e.program.flow.targets[check] as number;
+  const isNull = operation.condition === 'eq' ? target : check + 1;
+  const isValue = operation.condition === 'eq' ? check + 1 : target;
+  const readsNull = ((e.plan.liveness.before[isNull] as number) & (1 << RESULT)) !== 0;
+  const absent = readsNull ? a.label() : e.labelOf(isNull);
+  emitArrayIndex(e, plan.map, absent);
+  emitGoto(e, isValue, check + 1);
+  if (readsNull) {
+    e.apart(() => {
+      a.bind(absent);
+      a.xor(rax, rax, 4);
+      a.jmp(e.labelOf(isNull));
+    });
+  }
+  return true;
+}
+
+/**
+ * get_func_arg(ctx, n, value): `*value = argument n` and 0, or -EINVAL where the function has no argument n. The
+ * number is 32 bits.
+ */
+function emitFunctionArgument(e: Emitter): void {
+  const { a } = e;
+  const absent = a.label();
+  const done = a.label();
+  e.changing(rsi);
+  a.mov(rax, mem(rdi, FRAME.record));
+  a.mov(rsi, rsi, 4);
+  a.cmp(rsi, mem(rax, RECORD.nrArgs), 4);
+  a.jcc('ae', absent);
+  a.mov(rax, mem(rdi, 0, rsi, WORD));
+  a.mov(mem(rdx), rax);
+  a.xor(rax, rax, 4);
+  a.bind(done);
+  e.apart(() => {
+    a.bind(absent);
+    a.mov(rax, -errnoNumber('EINVAL'));
+    a.jmp(done);
+  });
+}
+
+function emitInline(e: Emitter, helper: number): void {
+  const { a } = e;
+  e.target(RESULT);
+  switch (helper) {
+    case HELPER.get_func_ip:
+      a.mov(rax, mem(rdi, FRAME.record));
+      a.mov(rax, mem(rax, RECORD.func));
+      return;
+    case HELPER.get_attach_cookie:
+      a.mov(rax, mem(rdi, FRAME.entry));
+      a.mov(rax, mem(rax, ENTRY.cookie));
+      return;
+    case HELPER.get_func_arg_cnt:
+      a.mov(rax, mem(rdi, FRAME.record));
+      a.mov(rax, mem(rax, RECORD.nrArgs), 4);
+      return;
+    case HELPER.get_func_arg:
+      emitFunctionArgument(e);
+      return;
+    default:
+      throw new RangeError(`helper ${helper} is not compiled in place`);
+  }
+}
+
+/** The call of instruction `index`. */
+export function emitCall(e: Emitter, plan: CallPlan): void {
+  switch (plan.kind) {
+    case 'array_lookup':
+      emitArrayLookup(e, plan.map);
+      return;
+    case 'routine':
+      emitRoutineCall(e, plan.address);
+      return;
+    case 'inline':
+      emitInline(e, plan.helper);
+  }
+}

@@ -1,0 +1,149 @@
+/**
+ * Sees libraries as a process loads them: patches the dynamic linker's `_dl_debug_state` to run the notice of
+ * trampoline/notify.ts, and answers it.
+ */
+
+import { readFileSync } from 'node:fs';
+import { addressOf, futexWaitAsync, futexWake } from '../../ffi/libc.js';
+import type { TracedProcess } from '../../process/process.js';
+import { Assembler } from '../../x86/assembler.js';
+import { sitesOf } from './ftrace/module_sites.js';
+import { isPatchSite, type PatchSite } from './ftrace/patch_site.js';
+import { PreparedText, type TextEdit } from './ftrace/text_edit.js';
+import type { Arena, Block } from './region/arena.js';
+import { type CodeBlock, CodeRegion } from './region/code_region.js';
+import type { Targets } from './targets.js';
+import { emitNotice, NOTICE, NOTICE_WAIT_NS } from './trampoline/notify.js';
+import { writeBranch, writeDisplaced } from './trampoline/slot.js';
+
+/** What the dynamic linkers call it: glibc, and musl. */
+const STATE_FUNCTIONS = ['_dl_debug_state', 'dl_debug_state'];
+const JMP = 0xe9;
+const JMP_LENGTH = 5;
+const NOTICE_ROOM = 512;
+/** How long one wait of ours lasts at most; it is woken at every notice. */
+const WATCH_MS = 1000;
+
+/** The place of a notice, found while the process runs. */
+export interface NoticePlace {
+  readonly site: PatchSite;
+  readonly bias: bigint;
+  readonly rDebug: bigint | undefined;
+  /** The function's address. */
+  readonly address: bigint;
+  /** The range of the linker's addresses, which the code must reach. */
+  readonly low: bigint;
+  readonly high: bigint;
+}
+
+/** Finds the linker's function; `undefined` for a static program, or a linker that hides it. */
+export function findNoticePlace(targets: Targets): NoticePlace | undefined {
+  for (const module of targets.modules) {
+    if (module.isMain && module.elf.interpreter !== undefined) continue;
+    const sites = sitesOf(module.elf, module.name);
+    const f = sites.functions.find(g => g.aliases.some(alias => STATE_FUNCTIONS.includes(alias)));
+    if (f === undefined) continue;
+    const [site] = sites.find([f]);
+    if (!isPatchSite(site) || site.kind === 'nop-sled') continue;
+    const symbol = module.elf.symbols(new Set(['OBJECT'])).find(s => s.name === '_r_debug' && s.value !== 0);
+    return {
+      site,
+      bias: module.bias,
+      rDebug: symbol === undefined ? undefined : module.bias + BigInt(symbol.value),
+      address: module.bias + BigInt(f.address),
+      low: module.start,
+      high: module.end,
+    };
+  }
+  return undefined;
+}
+
+export class LoaderNotice {
+  readonly #process: TracedProcess;
+  readonly #place: NoticePlace;
+  readonly #words: Block;
+  readonly #view: DataView;
+  readonly #code: CodeBlock;
+  readonly #region: CodeRegion;
+  #closed = false;
+
+  /** Writes the code into `region`, which reaches the linker; nothing is patched yet. */
+  constructor(process: TracedProcess, place: NoticePlace, arena: Arena, region: CodeRegion) {
+    this.#process = process;
+    this.#place = place;
+    this.#words = arena.alloc(NOTICE.size);
+    this.#view = new DataView(this.#words.bytes.buffer, this.#words.bytes.byteOffset, NOTICE.size);
+    this.#view.setUint32(NOTICE.pid, process.pid, true);
+    this.#view.setUint32(NOTICE.tracer, sharesPidNamespace(process.pid) ? globalThis.process.pid : 0, true);
+    this.#view.setBigInt64(NOTICE.timeout + 8, NOTICE_WAIT_NS, true);
+    this.#view.setUint32(NOTICE.armed, 1, true);
+    this.#region = region;
+    this.#code = region.alloc(NOTICE_ROOM);
+    const at = region.addressOf(this.#code);
+    const a = new Assembler();
+    emitNotice(a, this.#words.address, place.rDebug);
+    const notice = a.finish(at);
+    const bytes = region.bytesOf(this.#code);
+    bytes.set(notice);
+    writeDisplaced(bytes, notice.length, at, place.site, place.bias);
+  }
+
+  /** The change to the linker's text. */
+  get edit(): TextEdit {
+    const { site, bias } = this.#place;
+    const address = bias + BigInt(site.address);
+    const replace = new Uint8Array(JMP_LENGTH);
+    writeBranch(replace, 0, JMP, address, this.#region.addressOf(this.#code));
+    return { address, expect: site.original, replace };
+  }
+
+  /** Undoes `edit`. */
+  readRestore(): PreparedText {
+    const { address, expect, replace } = this.edit;
+    return PreparedText.read(this.#process, [
+      { address, expect: replace, replace: expect.subarray(0, replace.length) },
+    ]);
+  }
+
+  /**
+   * Calls `loaded` at every notice, while the thread that loads libraries waits, until `close`. An error that it
+   * throws ends the watching and rejects; the thread goes on.
+   */
+  async watch(loaded: () => void): Promise<void> {
+    const asked = addressOf(this.#words.bytes) + BigInt(NOTICE.asked);
+    while (!this.#closed) {
+      const count = this.#view.getUint32(NOTICE.asked, true);
+      if (count === this.#view.getUint32(NOTICE.answered, true)) {
+        await futexWaitAsync(asked, count, WATCH_MS);
+        continue;
+      }
+      try {
+        loaded();
+      } finally {
+        this.#answer(count);
+      }
+    }
+  }
+
+  #answer(count: number): void {
+    this.#view.setUint32(NOTICE.answered, count, true);
+    futexWake(addressOf(this.#words.bytes) + BigInt(NOTICE.answered));
+  }
+
+  /** No thread is held any more, and `watch` ends. */
+  close(): void {
+    this.#closed = true;
+    this.#view.setUint32(NOTICE.armed, 0, true);
+    this.#answer(this.#view.getUint32(NOTICE.asked, true));
+    futexWake(addressOf(this.#words.bytes) + BigInt(NOTICE.asked));
+  }
+}
+
+/** Whether a pid of ours means the same process there: both see the same pid namespace. */
+function sharesPidNamespace(pid: number): boolean {
+  const pids = (who: number | string): number => {
+    const line = /^NSpid:(.*)$/m.exec(readFileSync(`/proc/${who}/status`, 'latin1'));
+    return line === null ? 1 : line[1].trim().split(/\s+/).length;
+  };
+  return pids(pid) === pids('self');
+}

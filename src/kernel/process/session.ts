@@ -1,0 +1,206 @@
+/**
+ * A command or a process from the first program it runs to the end of tracing: every program that it execs is opened
+ * as a machine of its own, libraries are seen as they load, signals and exit are passed on.
+ */
+
+import { type ExitStatus, openProcess, programIdentity, type TracedProcess } from '../../process/process.js';
+import { type SpawnOptions, spawnStopped } from '../../process/spawn.js';
+import { programPath } from '../../process/image.js';
+import { BpfError } from '../errno.js';
+import { ProcessKernel } from './machine.js';
+
+/** What a tool does with the programs of a session. */
+export interface SessionTool {
+  /** The program is there with its first libraries, and none of its code has run (a command), or it runs (a PID). */
+  opened(kernel: ProcessKernel): void;
+  /** Libraries came or went; the code of new ones has not run. */
+  modulesChanged(kernel: ProcessKernel): void;
+  /** The program is gone: execed away, ended, or about to be let go. Maps can still be read; links are detached. */
+  closed(kernel: ProcessKernel): void;
+  /** A program that was execed can't be traced; it runs on without us. */
+  refused(error: BpfError): void;
+}
+
+/** Why a session ended. */
+export type SessionEnd =
+  | { readonly kind: 'ended'; readonly exit: ExitStatus | undefined }
+  | { readonly kind: 'stopped' };
+
+/** How often a process that is not our child is looked at, ms. */
+const LOOK_MS = 50;
+
+export class Session {
+  readonly process: TracedProcess;
+  readonly #tool: SessionTool;
+  #kernel: ProcessKernel | undefined;
+  #waitsForLinker = false;
+  #resolve!: (end: SessionEnd) => void;
+  #reject!: (cause: unknown) => void;
+  #over = false;
+  /** How the session ends; rejects where the tool threw. */
+  readonly end: Promise<SessionEnd>;
+  #timer: NodeJS.Timeout | undefined;
+  readonly #onChild = (): void => this.#guard(() => this.#look());
+
+  private constructor(process: TracedProcess, tool: SessionTool) {
+    this.process = process;
+    this.#tool = tool;
+    this.end = new Promise((resolve, reject) => {
+      this.#resolve = resolve;
+      this.#reject = reject;
+    });
+    // The tool's error is thrown to whoever awaits `end`; nobody may yet.
+    this.end.catch(() => {});
+  }
+
+  /** Starts a command. Throws where it can't be started or traced. */
+  static start(argv: readonly string[], tool: SessionTool, options: SpawnOptions = {}): Session {
+    const session = new Session(spawnStopped(argv, options), tool);
+    globalThis.process.on('SIGCHLD', session.#onChild);
+    try {
+      session.#openStanding();
+    } catch (cause) {
+      session.#finish();
+      session.process.resumeAll();
+      session.process.release();
+      throw cause;
+    }
+    // A fallback for a SIGCHLD that came before the handler, and for nothing else.
+    session.#timer = setInterval(session.#onChild, 500);
+    return session;
+  }
+
+  /** Attaches to a running process. Throws where there is none, or it can't be traced. */
+  static attach(pid: number, tool: SessionTool): Session {
+    const session = new Session(openProcess(pid), tool);
+    session.#program = programIdentity(pid);
+    session.#open();
+    session.#timer = setInterval(session.#onChild, LOOK_MS);
+    return session;
+  }
+
+  #program = '';
+
+  /** Opens the program of a child that stands at its first instruction, and lets it go on. */
+  #openStanding(): void {
+    const kernel = new ProcessKernel(this.process);
+    this.#kernel = kernel;
+    // A dynamic program has no libraries yet: the linker tells when they are there, before their code runs.
+    this.#waitsForLinker = kernel.watchesLinker;
+    if (!this.#waitsForLinker) this.#tool.opened(kernel);
+    this.#watch(kernel);
+    this.process.resumeAll();
+  }
+
+  #open(): void {
+    const kernel = new ProcessKernel(this.process);
+    this.#kernel = kernel;
+    this.#tool.opened(kernel);
+    this.#watch(kernel);
+  }
+
+  #watch(kernel: ProcessKernel): void {
+    kernel
+      .watchModules(() => {
+        if (this.#over || kernel !== this.#kernel) return;
+        try {
+          if (this.#waitsForLinker) {
+            this.#waitsForLinker = false;
+            this.#tool.opened(kernel);
+          } else this.#tool.modulesChanged(kernel);
+        } catch (cause) {
+          // The process ended or execed in the middle: the next look sees it.
+          if (!kernel.void) throw cause;
+        }
+      })
+      .catch(cause => this.#fail(cause));
+  }
+
+  /** What became of the process since. */
+  #look(): void {
+    if (this.#over) return;
+    if (this.process.isChild) {
+      const state = this.process.poll();
+      if (state === 'ended') this.#ended();
+      else if (state === 'exec') this.#execed(() => this.#openStanding());
+      return;
+    }
+    if (!this.process.alive()) return this.#ended();
+    const program = programIdentity(this.process.pid);
+    if (program === this.#program || program === '') return;
+    this.#program = program;
+    this.#execed(() => this.#open());
+  }
+
+  #ended(): void {
+    this.#leave();
+    this.#finish();
+    this.#resolve({ kind: 'ended', exit: this.process.exit });
+  }
+
+  #execed(open: () => void): void {
+    this.process.markReplaced();
+    this.#leave();
+    try {
+      open();
+    } catch (cause) {
+      if (!(cause instanceof BpfError)) throw cause;
+      this.#tool.refused(cause);
+      this.#kernel = undefined;
+      if (this.process.stopped.size > 0) this.process.resumeAll();
+    }
+  }
+
+  /** Gives the tool its last look at the program, and the program its bytes back. */
+  #leave(): void {
+    const kernel = this.#kernel;
+    if (kernel === undefined) return;
+    this.#kernel = undefined;
+    kernel.close();
+    // A program that ended before its libraries were there was never opened.
+    if (!this.#waitsForLinker) this.#tool.closed(kernel);
+    this.#waitsForLinker = false;
+  }
+
+  /** Ends tracing while the process goes on. */
+  stop(): void {
+    if (this.#over) return;
+    this.#guard(() => {
+      this.#leave();
+      this.#finish();
+      this.process.release();
+      this.#resolve({ kind: 'stopped' });
+    });
+  }
+
+  #guard(work: () => void): void {
+    try {
+      work();
+    } catch (cause) {
+      this.#fail(cause);
+    }
+  }
+
+  #fail(cause: unknown): void {
+    if (this.#over) return;
+    this.#finish();
+    try {
+      this.#kernel?.close();
+    } catch {
+      // The first error is the one to tell.
+    }
+    this.process.release();
+    this.#reject(cause);
+  }
+
+  #finish(): void {
+    this.#over = true;
+    clearInterval(this.#timer);
+    globalThis.process.off('SIGCHLD', this.#onChild);
+  }
+
+  /** Path of the program that runs now. */
+  get program(): string | undefined {
+    return programPath(this.process.pid);
+  }
+}

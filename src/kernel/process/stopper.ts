@@ -1,0 +1,75 @@
+/**
+ * The stop: everything that must happen while no thread of the process runs, in one piece and timed.
+ */
+
+import { findSyscallInstruction, RemoteThread } from '../../process/remote.js';
+import { readMappings } from '../../process/mappings.js';
+import type { StoppedThread, TracedProcess } from '../../process/process.js';
+import { BpfError } from '../errno.js';
+
+/** What can be done during a stop. */
+export interface Stop {
+  readonly threads: readonly StoppedThread[];
+  /** The id of a thread that stands still, to write text through. */
+  readonly tid: number;
+  /** Borrows a thread for system calls in the process. */
+  remote<T>(work: (remote: RemoteThread) => T): T;
+}
+
+/** EAGAIN: the process execed: what was known of it is void. */
+export class ImageReplacedError extends BpfError {
+  constructor(pid: number) {
+    super('EAGAIN', `process ${pid} started another program while multitrace worked on it`);
+  }
+}
+
+export class Stopper {
+  readonly process: TracedProcess;
+  readonly #image: number;
+  readonly #syscallAt: bigint;
+
+  /** The process must be readable; its threads may run. */
+  constructor(process: TracedProcess) {
+    this.process = process;
+    this.#image = process.image;
+    this.#syscallAt = findSyscallInstruction(process, readMappings(process.pid));
+  }
+
+  /** The program that this was made for is gone: execed away, or ended. */
+  get void(): boolean {
+    return this.process.gone || this.process.image !== this.#image;
+  }
+
+  /**
+   * Stops the process (where it does not stand still already), does `work`, and lets it go on. Returns what `work`
+   * returned and how long the process stood still for it, ms. Throws ESRCH where it ended, EAGAIN where it execed.
+   */
+  during<T>(work: (stop: Stop) => T): { value: T; ms: number } {
+    const { process } = this;
+    if (this.void) throw process.gone ? process.goneError() : new ImageReplacedError(process.pid);
+    const standing = process.stopped.size > 0;
+    const from = performance.now();
+    try {
+      if (!standing) process.stopAll();
+      if (this.void) throw new ImageReplacedError(process.pid);
+      const value = work({
+        threads: [...process.stopped.values()],
+        tid: process.stopped.keys().next().value!,
+        remote: use => this.#borrow(use),
+      });
+      return { value, ms: performance.now() - from };
+    } finally {
+      // An exec that came in between is the watcher's to deal with: it finds the process standing.
+      if (!standing && !process.execPending) process.resumeAll();
+    }
+  }
+
+  #borrow<T>(work: (remote: RemoteThread) => T): T {
+    const remote = RemoteThread.borrow(this.process, this.#syscallAt);
+    try {
+      return work(remote);
+    } finally {
+      remote.giveBack();
+    }
+  }
+}

@@ -1,0 +1,176 @@
+/**
+ * The functions of a live process: selectors resolved to addresses, IFUNC symbols to what they chose, and several
+ * names at one address to one function.
+ */
+
+import type { ElfFile } from '../../elf/file.js';
+import { frameRanges } from '../../elf/frames.js';
+import { type Module, readModules, type UnreadableModule } from '../../process/image.js';
+import { readMappings } from '../../process/mappings.js';
+import type { TracedProcess } from '../../process/process.js';
+import { ifuncSlots, symbolSlots } from '../../process/symbols/ifunc.js';
+import type { SelectorSet } from '../../process/symbols/selector.js';
+import type { SkipReason, TargetFunction } from '../kernel.js';
+import { sitesOf } from './ftrace/module_sites.js';
+
+/** A target with what the machine knows of it. */
+export interface ProcessTarget extends TargetFunction {
+  readonly owner: Module;
+  /** Address in the owner's file. */
+  readonly fileAddress: number;
+  readonly aliases: readonly string[];
+}
+
+const UNRESOLVED: SkipReason = {
+  reason: 'ifunc-unresolved',
+  detail: 'it is chosen when it is first used (IFUNC), and nothing has chosen it yet',
+};
+const IN_ANOTHER: SkipReason = {
+  reason: 'ifunc-elsewhere',
+  detail: 'it was resolved to code outside every file (the vdso)',
+};
+
+export class Targets {
+  readonly #process: TracedProcess;
+  #modules: readonly Module[] = [];
+  #unreadable: readonly UnreadableModule[] = [];
+  #known = new Map<bigint, ProcessTarget>();
+
+  constructor(process: TracedProcess) {
+    this.#process = process;
+    this.refresh();
+  }
+
+  get modules(): readonly Module[] {
+    return this.#modules;
+  }
+
+  get unreadable(): readonly UnreadableModule[] {
+    return this.#unreadable;
+  }
+
+  /** Reads the memory map again. Modules that stay the same stay the same objects. */
+  refresh(): void {
+    const { modules, unreadable } = readModules(this.#process.pid);
+    this.#modules = modules.map(
+      m => this.#modules.find(old => old.elf === m.elf && old.bias === m.bias && old.path === m.path) ?? m,
+    );
+    this.#unreadable = unreadable;
+    for (const [address, target] of this.#known)
+      if (!this.#modules.includes(target.owner)) this.#known.delete(address);
+  }
+
+  /** What the machine knows of a target that `match` returned. */
+  get(address: bigint): ProcessTarget | undefined {
+    return this.#known.get(address);
+  }
+
+  /** The module whose code holds `address`. */
+  moduleAt(address: bigint): Module | undefined {
+    return this.#modules.find(m => m.text.some(t => address >= t.start && address < t.end));
+  }
+
+  /** The functions that the selectors match, each address once, in order of address within each module. */
+  match(selectors: SelectorSet): ProcessTarget[] {
+    const found = new Map<bigint, ProcessTarget>();
+    const unresolved: ProcessTarget[] = [];
+    for (const owner of this.#modules) {
+      if (!selectors.matchesModule(owner)) continue;
+      for (const f of sitesOf(owner.elf, owner.name).functions) {
+        if (!selectors.matchesFunction(owner, f.aliases)) continue;
+        const name = f.aliases.find(alias => selectors.matchesFunction(owner, [alias])) ?? f.name;
+        const target = {
+          module: owner.name,
+          name,
+          address: owner.bias + BigInt(f.address),
+          size: f.size,
+          owner,
+          fileAddress: f.address,
+          aliases: f.aliases,
+        };
+        if (!f.ifunc) {
+          if (!found.has(target.address)) found.set(target.address, target);
+          continue;
+        }
+        const resolved = this.#resolve(target);
+        if (resolved.unresolved !== undefined) unresolved.push(resolved);
+        else if (!found.has(resolved.address)) found.set(resolved.address, resolved);
+      }
+    }
+    const targets = [...found.values(), ...unresolved];
+    for (const target of targets) if (target.unresolved === undefined) this.#known.set(target.address, target);
+    return targets;
+  }
+
+  /**
+   * Where an IFUNC leads: read from the slot that its own file's IRELATIVE relocation filled, else from another
+   * module's slot for the name. A slot that is not bound yet leads to a PLT, which no module's symbols know.
+   */
+  #resolve(target: ProcessTarget): ProcessTarget {
+    const { owner } = target;
+    const own = ifuncSlotsOf(owner).get(target.fileAddress);
+    const candidates: bigint[] = [];
+    if (own !== undefined) candidates.push(owner.bias + BigInt(own));
+    for (const module of this.#modules) {
+      const slots = symbolSlotsOf(module);
+      for (const alias of target.aliases) {
+        const slot = slots.get(alias);
+        if (slot !== undefined) candidates.push(module.bias + BigInt(slot));
+      }
+    }
+    for (const slot of candidates) {
+      const bytes = this.#process.readMapped(slot, 8);
+      if (bytes.length < 8) continue;
+      const address = new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true);
+      if (address === target.address) continue;
+      const home = this.moduleAt(address);
+      if (home === undefined) {
+        if (address > 0xffff_ffffn && this.#inVdso(address)) return { ...target, unresolved: IN_ANOTHER };
+        continue;
+      }
+      const fileAddress = Number(address - home.bias);
+      const size = functionSize(home, fileAddress);
+      if (size === undefined) continue;
+      return { ...target, address, size, owner: home, fileAddress };
+    }
+    return { ...target, unresolved: UNRESOLVED };
+  }
+
+  #inVdso(address: bigint): boolean {
+    return readMappings(this.#process.pid).some(m => m.path === '[vdso]' && address >= m.start && address < m.end);
+  }
+}
+
+/** Size of the function that starts at a file address, by its symbol or its unwind frame; `undefined` where neither starts there. */
+function functionSize(module: Module, fileAddress: number): number | undefined {
+  const known = sitesOf(module.elf, module.name).functionAt(fileAddress);
+  if (known !== undefined) return known.size;
+  let frames = frameSizes.get(module.elf);
+  if (frames === undefined) {
+    frames = new Map(frameRanges(module.elf).map(f => [f.start, f.size]));
+    frameSizes.set(module.elf, frames);
+  }
+  return frames.get(fileAddress);
+}
+
+const frameSizes = new WeakMap<ElfFile, Map<number, number>>();
+const ownSlots = new WeakMap<ElfFile, Map<number, number>>();
+const namedSlots = new WeakMap<ElfFile, Map<string, number>>();
+
+function ifuncSlotsOf({ elf }: Module): Map<number, number> {
+  let slots = ownSlots.get(elf);
+  if (slots === undefined) {
+    slots = ifuncSlots(elf);
+    ownSlots.set(elf, slots);
+  }
+  return slots;
+}
+
+function symbolSlotsOf({ elf }: Module): Map<string, number> {
+  let slots = namedSlots.get(elf);
+  if (slots === undefined) {
+    slots = symbolSlots(elf);
+    namedSlots.set(elf, slots);
+  }
+  return slots;
+}

@@ -1,0 +1,82 @@
+/**
+ * A slot: the piece of a code region that belongs to one target. Its metadata record, and for a target whose first
+ * instructions were moved the stub that its patch site jumps to:
+ *
+ *     record      40 bytes, kfunc_md/record.ts
+ *     call        the global trampoline, which finds the record by this call's return address
+ *     …           the displaced instructions
+ *     jmp         back behind them
+ *
+ * Written byte by byte rather than with the assembler: a link writes thousands.
+ */
+
+import { BpfError } from '../../errno.js';
+import { type PatchSite, placeDisplaced } from '../ftrace/patch_site.js';
+import { RECORD } from '../kfunc_md/record.js';
+import { CALL_LENGTH } from './global.js';
+
+const CALL = 0xe8;
+const JMP = 0xe9;
+const JMP_LENGTH = 5;
+/** Where a slot's displaced instructions begin. */
+export const DISPLACED = RECORD.size + CALL_LENGTH;
+
+/** Bytes of a slot for `site`. */
+export function slotSize(site: PatchSite): number {
+  if (site.kind === 'nop-sled') return RECORD.size;
+  return DISPLACED + site.displaced.bytes.length + (site.displaced.resumes ? JMP_LENGTH : 0);
+}
+
+/** Writes a `jmp` or `call` rel32 that stands at `at` and goes to `to`. Throws ERANGE where it does not reach. */
+export function writeBranch(bytes: Uint8Array, offset: number, opcode: number, at: bigint, to: bigint): void {
+  const distance = to - (at + BigInt(JMP_LENGTH));
+  if (BigInt.asIntN(32, distance) !== distance)
+    throw new BpfError('ERANGE', `a jump from 0x${at.toString(16)} does not reach 0x${to.toString(16)}`);
+  bytes[offset] = opcode;
+  new DataView(bytes.buffer, bytes.byteOffset).setInt32(offset + 1, Number(distance), true);
+}
+
+/** Points the slot's call at another global trampoline. Only while no thread runs. */
+export function writeSlotCall(slot: Uint8Array, slotAddress: bigint, trampoline: bigint): void {
+  writeBranch(slot, RECORD.size, CALL, slotAddress + BigInt(RECORD.size), trampoline);
+}
+
+/** Writes the code of a slot behind its record. `bias` is the load bias of the site's module. */
+export function writeSlotCode(
+  slot: Uint8Array,
+  slotAddress: bigint,
+  trampoline: bigint,
+  site: PatchSite,
+  bias: bigint,
+): void {
+  if (site.kind === 'nop-sled') return;
+  writeSlotCall(slot, slotAddress, trampoline);
+  writeDisplaced(slot, DISPLACED, slotAddress, site, bias);
+}
+
+/** Writes the displaced instructions at `offset` of code that stands at `address`, and the jump back. */
+export function writeDisplaced(
+  code: Uint8Array,
+  offset: number,
+  address: bigint,
+  site: PatchSite,
+  bias: bigint,
+): void {
+  const at = address + BigInt(offset);
+  const displaced = placeDisplaced(site, at, bias);
+  code.set(displaced, offset);
+  if (!site.displaced.resumes) return;
+  const back = offset + displaced.length;
+  writeBranch(code, back, JMP, address + BigInt(back), bias + BigInt(site.displaced.resumeAt));
+}
+
+/** The bytes that replace the start of a patch site: a jump to the slot's stub, or a call of a global trampoline. */
+export function patchBytes(site: PatchSite, siteAddress: bigint, slotAddress: bigint, trampoline: bigint): Uint8Array {
+  const nopSled = site.kind === 'nop-sled';
+  const bytes = new Uint8Array(nopSled ? site.length : JMP_LENGTH).fill(NOP);
+  const to = nopSled ? trampoline : slotAddress + BigInt(RECORD.size);
+  writeBranch(bytes, 0, nopSled ? CALL : JMP, siteAddress, to);
+  return bytes;
+}
+
+const NOP = 0x90;

@@ -1,0 +1,163 @@
+/**
+ * The BPF program behind `count`, and its map: one slot for each function, found by the link's cookie, added to
+ * atomically so that threads that call the same function lose nothing.
+ */
+
+import { HELPER } from '../bpf/helpers.js';
+import { ProgramBuilder, R0, R1, R2, R10 } from '../bpf/builder.js';
+import type { BpfInsn } from '../bpf/instruction.js';
+import { MAP_TYPE } from '../bpf/map_type.js';
+import type { BpfMap, Kernel, LinkTarget, SkippedFunction, TargetFunction, TracingMultiLink } from '../kernel/kernel.js';
+import type { SelectorSet } from '../process/symbols/selector.js';
+
+/** Slots of the map: functions that one machine can count. Memory of slots that nobody touches costs nothing. */
+export const MAX_FUNCTIONS = 1 << 20;
+const KEY_BYTES = 4;
+const VALUE_BYTES = 8;
+
+/**
+ * The program:
+ *
+ *     slot = counts[bpf_get_attach_cookie()];
+ *     if (slot) __sync_fetch_and_add(slot, 1);
+ *     return 0;
+ */
+export function countProgram(counts: { readonly id: number }): BpfInsn[] {
+  const b = new ProgramBuilder();
+  const out = b.label();
+  b.call(HELPER.get_attach_cookie);
+  b.store(4, R10, -4, R0);
+  b.mov(R2, R10);
+  b.add(R2, -4);
+  b.ldMap(R1, counts);
+  b.call(HELPER.map_lookup_elem);
+  b.jump('eq', R0, 0, out);
+  b.mov(R1, 1);
+  b.atomicAdd(8, R0, 0, R1);
+  b.bind(out);
+  b.mov(R0, 0);
+  b.exit();
+  return b.build();
+}
+
+/** A function and how often it was called. */
+export interface FunctionCount {
+  readonly module: string;
+  readonly function: string;
+  readonly address: bigint;
+  readonly count: bigint;
+}
+
+/** Counts calls of the functions that selectors match, on one machine. */
+export class Counter {
+  readonly #kernel: Kernel;
+  readonly #selectors: SelectorSet;
+  readonly #map: BpfMap;
+  readonly #link: TracingMultiLink;
+  /** Slot of each target, by its address; and the functions by slot. */
+  readonly #slots = new Map<bigint, number>();
+  readonly #functions: TargetFunction[] = [];
+  #attachMs = 0;
+
+  /**
+   * Loads the program and attaches it to what matches now; throws only where that is impossible as a whole.
+   * `attaching` is told how many functions there are, before.
+   */
+  constructor(kernel: Kernel, selectors: SelectorSet, attaching: (functions: number) => void = () => {}) {
+    this.#kernel = kernel;
+    this.#selectors = selectors;
+    this.#map = kernel.mapCreate({
+      type: MAP_TYPE.ARRAY,
+      name: 'counts',
+      keySize: KEY_BYTES,
+      valueSize: VALUE_BYTES,
+      maxEntries: MAX_FUNCTIONS,
+    });
+    const prog = kernel.progLoad({
+      name: 'count',
+      attachType: 'fentry',
+      insns: countProgram(this.#map),
+      maps: [this.#map],
+    });
+    const targets = this.#newTargets();
+    attaching(targets.length);
+    const from = performance.now();
+    this.#link = kernel.linkCreate({ prog, targets, skipInvalid: true });
+    this.#attachMs = performance.now() - from;
+  }
+
+  /** How long attaching took once the functions were known, ms. */
+  get attachMs(): number {
+    return this.#attachMs;
+  }
+
+  /** Functions that matched so far. */
+  get matched(): number {
+    return this.#functions.length;
+  }
+
+  /** Functions that the link is on now. */
+  get attached(): number {
+    return this.#link.targets.length;
+  }
+
+  get skipped(): readonly SkippedFunction[] {
+    return this.#link.skipped;
+  }
+
+  get pauseMs(): number {
+    return this.#link.pauseMs;
+  }
+
+  get missed(): bigint {
+    return this.#link.missed;
+  }
+
+  /** Attaches to what matches now and did not before: libraries that were just loaded. */
+  extend(): void {
+    const targets = this.#newTargets();
+    if (targets.length === 0) return;
+    const from = performance.now();
+    this.#link.add(targets);
+    this.#attachMs += performance.now() - from;
+  }
+
+  #newTargets(): LinkTarget[] {
+    const targets: LinkTarget[] = [];
+    const done = new Set(this.#link?.targets.map(t => t.target.address));
+    for (const { address } of this.#link?.skipped ?? []) done.add(address);
+    for (const target of this.#kernel.functions(this.#selectors)) {
+      if (done.has(target.address)) continue;
+      // A library that was unloaded and loaded again at the same place keeps its slots.
+      let slot = this.#slots.get(target.address);
+      if (slot === undefined || this.#functions[slot].name !== target.name) {
+        slot = this.#functions.length;
+        if (slot >= MAX_FUNCTIONS) break;
+        this.#slots.set(target.address, slot);
+        this.#functions.push(target);
+      }
+      targets.push({ target, cookie: BigInt(slot) });
+    }
+    return targets;
+  }
+
+  /** How often each function was called so far; functions that could not be attached are not in it. */
+  read(): FunctionCount[] {
+    const skipped = new Set(this.#link.skipped.map(s => s.address));
+    const key = new Uint8Array(KEY_BYTES);
+    const keyView = new DataView(key.buffer);
+    const counts: FunctionCount[] = [];
+    for (const [slot, { module, name, address }] of this.#functions.entries()) {
+      if (skipped.has(address)) continue;
+      keyView.setUint32(0, slot, true);
+      const value = this.#map.lookup(key)!;
+      const count = new DataView(value.buffer, value.byteOffset).getBigUint64(0, true);
+      counts.push({ module, function: name, address, count });
+    }
+    return counts;
+  }
+
+  detach(): void {
+    this.#link.detach();
+  }
+}

@@ -1,0 +1,24 @@
+/*
+ * Ends by itself after so many microseconds, whatever is done to it meanwhile. Prints nothing.
+ *
+ *   dying MICROSECONDS [SIGNAL]      exits with status 7, or kills itself with SIGNAL
+ */
+#include "called.h"
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+
+TRACED long spin(long x) { return x * 5 + 1; }
+
+int main(int argc, char **argv) {
+  long wanted = argc > 1 ? atol(argv[1]) : 0;
+  struct timespec begin, now;
+  clock_gettime(CLOCK_MONOTONIC, &begin);
+  volatile long x = 0;
+  do {
+    for (int i = 0; i < 100; i++) x = spin(x);
+    clock_gettime(CLOCK_MONOTONIC, &now);
+  } while ((now.tv_sec - begin.tv_sec) * 1000000 + (now.tv_nsec - begin.tv_nsec) / 1000 < wanted);
+  if (argc > 2) raise(atoi(argv[2]));
+  return 7;
+}
