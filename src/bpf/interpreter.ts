@@ -36,6 +36,8 @@ export interface InterpreterEnv {
   readonly call?: (id: number, args: readonly bigint[]) => bigint;
   /** the value that a 16-byte load gives its register; the immediate itself where this is left out */
   readonly resolve?: (insn: BpfInsn) => bigint;
+  /** told the index of each instruction before it runs, and what the registers hold */
+  readonly visit?: (index: number, registers: BigUint64Array) => void;
   /** instructions to run at most, 1,000,000 if left out */
   readonly limit?: number;
 }
@@ -61,6 +63,7 @@ export function interpret(insns: readonly BpfInsn[], env: InterpreterEnv): bigin
     if (insn === undefined || operation === undefined) {
       throw new BpfError('EFAULT', `the program ran to instruction ${index}, which it does not have`);
     }
+    env.visit?.(index, registers);
     if (operation.kind === 'exit') return registers[RESULT] as bigint;
     const distance = step(insn, operation, registers, env);
     index =

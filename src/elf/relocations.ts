@@ -121,7 +121,7 @@ function* decodeRelr(elf: ElfFile): Generator<Relocation> {
       if (--left < 0) throw damaged(elf.path, 'it relocates more words than it has');
       yield relative(elf, next + (bit - 1) * 8);
     }
-    next += 64 * 8;
+    next += RELR_BITS * 8;
   }
 }
 

@@ -22,6 +22,8 @@ const SYS_DUP2 = 33;
 const SYS_CLONE = 56;
 const SYS_EXECVE = 59;
 const SYS_EXIT_GROUP = 231;
+const SYS_FCNTL = 72;
+const F_SETFD = 2;
 const CLONE_VM = 0x100;
 const SIG_SETMASK = 2;
 const SIGSET_BYTES = 8;
@@ -98,6 +100,13 @@ function emitStart(a: Assembler): void {
     a.xor(rdx, rdx, 4);
     a.mov(r10, SIGSET_BYTES, 4);
     sys(SYS_RT_SIGACTION);
+  }
+  // node marks its standard streams to be closed on exec.
+  for (const fd of [0, 1, 2]) {
+    a.mov(rdi, fd, 4);
+    a.mov(rsi, F_SETFD, 4);
+    a.xor(rdx, rdx, 4);
+    sys(SYS_FCNTL);
   }
   a.mov(rdi, mem(r12, CALL.stdout), 4);
   a.test(rdi, rdi, 4);

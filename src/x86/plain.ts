@@ -204,6 +204,7 @@ export class PlainReader {
         if (mod === 1) p += 1;
         else if (mod === 2) p += 4;
       } else if ((info & NO_REG) !== 0) return false;
+      if (this.isNop && (modrm & 0x38) !== 0) return false; // reserved nops
       if ((info & GROUP) !== 0) {
         const immediate = this.#inGroup(opcode, (modrm >> 3) & 7, mod, sizePrefix, bytes[p]);
         if (immediate < 0) return false;

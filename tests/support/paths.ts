@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 /** The folder that holds package.json. */
 export const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 /** The command under test. */
-export const MULTITRACE = '/tmp/fake.mjs';
+export const MULTITRACE = join(ROOT, 'bin', 'multitrace');
 /** Sources of the programs that are traced. */
 export const TARGETS = join(ROOT, 'tests', 'targets');
 /** Compiled targets, kept between runs. */

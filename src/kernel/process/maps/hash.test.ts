@@ -8,6 +8,7 @@ import { BPF_ANY, BPF_EXIST, BPF_MAP_TYPE_HASH, BPF_NOEXIST } from './map.js';
 
 const ENOENT = -2n;
 const E2BIG = -7n;
+const EBUSY = -16n;
 const EEXIST = -17n;
 const EINVAL = -22n;
 
@@ -181,6 +182,25 @@ describe('a hash map', () => {
     const program = programSide(createHash(memory, 4, 8, 4), memory);
     for (const flags of [3n, 4n, 1n << 40n, -1n]) {
       expect(program.update(key(4, 1), key(8, 1), flags)).toBe(EINVAL);
+    }
+  });
+
+  it('replaces with free nodes when others hold all the spare ones, and is busy when there is none', () => {
+    using memory = new SharedMemory(1 << 20);
+    for (const which of [0, 1]) {
+      const map = createHash(memory, 4, 8, 3);
+      const side = [readerSide(map), programSide(map, memory)][which]!;
+      const bytes = view(map, memory);
+      bytes.fill(0, HASH.SPARE, HASH.SPARE + 4);
+      for (let i = 0; i < 2; i++) expect(side.update(key(4, i), key(8, i), BPF_ANY)).toBe(0n);
+      for (let i = 0; i < 10; i++) expect(side.update(key(4, i % 2), key(8, i), BPF_ANY)).toBe(0n);
+      expect(inspectHash(bytes)).toMatchObject({ marked: 0, free: 1, spare: 0, lost: 128 });
+      expect(side.update(key(4, 2), key(8, 2), BPF_NOEXIST)).toBe(0n);
+      expect(side.update(key(4, 2), key(8, 3), BPF_ANY)).toBe(EBUSY);
+      expect(side.lookup(key(4, 2))).toEqual(key(8, 2));
+      expect(side.delete(key(4, 0))).toBe(0n);
+      expect(side.update(key(4, 2), key(8, 3), BPF_ANY)).toBe(0n);
+      expect(side.lookup(key(4, 2))).toEqual(key(8, 3));
     }
   });
 

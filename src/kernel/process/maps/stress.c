@@ -380,10 +380,9 @@ static void interrupt_everywhere(const struct step *outer, const struct state *s
 }
 
 /* The operation happened or it did not; at most one node is lost; and the map goes on working. */
-static void abandon_everywhere(const struct step *outer, const struct state *start) {
+static void abandon_everywhere(const struct step *outer, const struct state *start, long every) {
   static volatile long at;
-  static long lost_most;
-  for (at = 1;; at++) {
+  for (at = 1 + (long)(random_number(&seed) % (uint64_t)every);; at += every) {
     start_from(start);
     steps_left = at;
     reached = 0;
@@ -409,7 +408,6 @@ static void abandon_everywhere(const struct step *outer, const struct state *sta
     }
     long lost = lost_nodes();
     if (lost > 1) complain(outer, start, at, -1000 - lost, got);
-    if (lost > lost_most) lost_most = lost;
   }
 }
 
@@ -434,7 +432,7 @@ static void run_steps(long every) {
         }
       }
       abandon = 1;
-      abandon_everywhere(&outer, &starts[i]);
+      abandon_everywhere(&outer, &starts[i], every / 4 + 1);
     }
   }
   memcpy(map, empty, map_bytes);
