@@ -13,7 +13,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { BpfError } from '../kernel/errno.js';
 import { ElfFile } from './file.js';
-import { PF_X, R_X86_64_RELATIVE } from './format.js';
+import { DT_RELASZ, PF_X, PT_LOAD, R_X86_64_RELATIVE } from './format.js';
 
 const LIBRARIES = '/usr/lib/x86_64-linux-gnu';
 /** What Debian installs; each is read where it exists. */
@@ -237,6 +237,26 @@ describe.skipIf(!installed('gcc'))('kinds of programs', () => {
     expect(
       segment.bytes.subarray(address - segment.address, address - segment.address + text.length).equals(text),
     ).toBe(true);
+  });
+
+  it('counts relocations once where DT_RELA spans those of the PLT', () => {
+    const path = build('spanned', '-Wl,-z,lazy');
+    const elf = ElfFile.open(path);
+    const [rela, plt] = [elf.section('.rela.dyn')!, elf.section('.rela.plt')!];
+    expect(plt.offset).toBe(rela.offset + rela.size);
+    const bytes = readFileSync(path);
+    const { offset, size } = elf.section('.dynamic')!;
+    for (let at = offset; at < offset + size; at += 16)
+      if (bytes.readUInt32LE(at) === DT_RELASZ) bytes.writeUInt32LE(rela.size + plt.size, at + 8);
+    expect([...ElfFile.parse(bytes, path).relocations()]).toEqual([...elf.relocations()]);
+  });
+
+  it('refuses a program for addresses that belong to the kernel', () => {
+    const bytes = readFileSync(build('high'));
+    const phdrs = Number(bytes.readBigUInt64LE(32));
+    for (let at = phdrs; at < phdrs + bytes.readUInt16LE(56) * 56; at += 56)
+      if (bytes.readUInt32LE(at) === PT_LOAD) bytes.writeBigUInt64LE(0xffffffff81000000n, at + 16);
+    expect(failureOf(() => ElfFile.parse(bytes, 'vmlinux')).message).toContain('no Linux program has');
   });
 
   it('refuses a 32-bit program of this very processor', () => {

@@ -189,4 +189,17 @@ describe('pointer encodings', () => {
       ...expected,
     ]);
   });
+
+  it('stops at records that are cut short or too short, and at references to nowhere', () => {
+    const head = cie('zR', [0x03]);
+    const good = fde(head.length + 4, Buffer.concat([u32(0x1100), u32(0x40)]));
+    for (const tail of [
+      Buffer.from([2, 0, 0, 0, 1, 1]),
+      u32(100),
+      u32(-1),
+      Buffer.from([1]),
+      fde(0x7fffffff, u32(0)),
+    ])
+      expect(frameRanges(programWithFrames(Buffer.concat([head, good, tail])))).toEqual(expected);
+  });
 });

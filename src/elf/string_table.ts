@@ -34,7 +34,7 @@ export class StringTable {
     const end = offset < this.#bytes.length ? this.#bytes.indexOf(0, offset) : -1;
     if (end < 0) throw damaged(this.#path, 'a name lies outside its string table');
     this.#budget -= end - offset;
-    if (false) throw damaged(this.#path, 'the names in a string table overlap');
+    if (this.#budget < 0) throw damaged(this.#path, 'the names in a string table overlap');
     const name = this.#bytes.toString('utf8', offset, end);
     this.#decoded.set(offset, name);
     return name;

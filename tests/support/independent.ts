@@ -50,12 +50,19 @@ export async function countWithGdb(
   }
 }
 
-/** How often the kernel hit a uprobe on each of these functions of `file` while the command ran. */
+/**
+ * How often the kernel hit a uprobe on each of these functions of `file` while the command ran: in its first thread
+ * alone, or with `allThreads` anywhere, for a file that nothing else runs. `dynamic`: names of `.dynsym`.
+ */
 export async function countWithUprobes(
   file: string,
   functions: readonly string[],
   command: readonly string[],
-  options: { readonly dynamic?: boolean; readonly env?: NodeJS.ProcessEnv } = {},
+  options: {
+    readonly dynamic?: boolean;
+    readonly allThreads?: boolean;
+    readonly env?: NodeJS.ProcessEnv;
+  } = {},
 ): Promise<Map<string, number>> {
   const known = new Map(fileFunctions(file, options.dynamic).map(one => [one.name, one.offset]));
   const nameAt = new Map<number, string>();
@@ -66,7 +73,7 @@ export async function countWithUprobes(
   }
   const done = await run(
     compileTarget({ source: 'uprobes.c' }),
-    [file, [...nameAt.keys()].join(','), ...command],
+    [options.allThreads ? 'all' : 'one', file, [...nameAt.keys()].join(','), ...command],
     {
       timeoutMs: 120_000,
       ...(options.env === undefined ? {} : { env: options.env }),

@@ -37,7 +37,10 @@ export function uprobesRefused(): string | undefined {
   const reason = missingCommand('gcc');
   if (reason !== undefined) return reason;
   const program = compileTarget({ source: 'uprobes.c' });
-  const tried = spawnSync(program, [program, '0x1000', '/bin/true'], { encoding: 'utf8', timeout: 10_000 });
+  const tried = spawnSync(program, ['all', program, '0x1000', '/bin/true'], {
+    encoding: 'utf8',
+    timeout: 10_000,
+  });
   return tried.status === 0 ? undefined : `the kernel refuses uprobes: ${tried.stderr.trim()}`;
 }
 

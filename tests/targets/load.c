@@ -136,7 +136,8 @@ int main(void) {
   sigaddset(&set, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &set, NULL);
   pthread_t threads[THREADS], listener;
-  for (long i = 0; i < THREADS; i++) pthread_create(&threads[i], NULL, work, (void *)i);
+  for (long i = 0; i < THREADS; i++)
+    if (pthread_create(&threads[i], NULL, work, (void *)i) != 0) return 2;
   pthread_mutex_lock(&lock);
   rest();
   pthread_mutex_unlock(&lock);

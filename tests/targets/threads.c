@@ -55,7 +55,8 @@ int main(int argc, char **argv) {
   if (argc > 1) rounds = (unsigned)atoi(argv[1]);
   pthread_t threads[THREADS];
   pthread_barrier_init(&start, NULL, THREADS);
-  for (long i = 0; i < THREADS; i++) pthread_create(&threads[i], NULL, work, (void *)(i + 1));
+  for (long i = 0; i < THREADS; i++)
+    if (pthread_create(&threads[i], NULL, work, (void *)(i + 1)) != 0) return 1;
   for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
   for (int i = 0; i < i_count; i++) printf("%s\t%lu\n", names[i], totals[i]);
   printf("checksum\t%lx\n", checksum);

@@ -2,7 +2,9 @@
  * Changes to the text of a process: prepared while it runs, written in one stop, word by word, all or nothing.
  */
 
+import { pokeWords } from '../../../process/poke.js';
 import type { TracedProcess } from '../../../process/process.js';
+import { BpfError } from '../../errno.js';
 
 /** A few bytes of text to be replaced. */
 export interface TextEdit {
@@ -18,19 +20,28 @@ const WORD = 8n;
 const READ_GAP = 64n << 10n;
 
 interface Word {
-  readonly address: bigint;
   readonly before: bigint;
   after: bigint;
 }
 
 /** The words behind a set of edits, with what they hold before and after. */
 export class PreparedText {
-  readonly #words: readonly Word[];
+  /** Address and word, alternately. */
+  readonly #before: BigUint64Array;
+  readonly #after: BigUint64Array;
   /** Edits whose bytes are not what was expected: somebody else changed the text. They are not part of this. */
   readonly modified: readonly TextEdit[];
 
-  private constructor(words: readonly Word[], modified: readonly TextEdit[]) {
-    this.#words = words;
+  private constructor(words: ReadonlyMap<bigint, Word>, modified: readonly TextEdit[]) {
+    this.#before = new BigUint64Array(words.size * 2);
+    this.#after = new BigUint64Array(words.size * 2);
+    let i = 0;
+    for (const [address, { before, after }] of words) {
+      this.#before[i] = address;
+      this.#after[i++] = address;
+      this.#before[i] = before;
+      this.#after[i++] = after;
+    }
     this.modified = modified;
   }
 
@@ -59,26 +70,23 @@ export class PreparedText {
           const address = start + BigInt(w);
           const known = words.get(address);
           const after = next.readBigUInt64LE(w);
-          if (known === undefined) words.set(address, { address, before: now.readBigUInt64LE(w), after });
+          if (known === undefined) words.set(address, { before: now.readBigUInt64LE(w), after });
           else known.after = after;
         }
       }
       first = last + 1;
     }
-    return new PreparedText([...words.values()], modified);
+    return new PreparedText(words, modified);
   }
 
   /** Writes all words while the process stands still; undoes them and throws where the kernel refuses one. */
   write(process: TracedProcess, tid: number): void {
-    let done = 0;
-    try {
-      for (; done < this.#words.length; done++) {
-        const word = this.#words[done];
-        process.pokeText(tid, word.address, word.after);
-      }
-    } catch (cause) {
-      for (const word of this.#words.slice(0, done)) process.pokeText(tid, word.address, word.before);
-      throw cause;
-    }
+    const count = this.#after.length / 2;
+    const done = pokeWords(tid, this.#after);
+    if (done === count) return;
+    pokeWords(tid, this.#before.subarray(0, done * 2));
+    // Once more by itself, for its error.
+    process.pokeText(tid, this.#after[done * 2], this.#after[done * 2 + 1]);
+    throw new BpfError('EAGAIN', `writing the text of process ${process.pid} failed for a moment; try again`);
   }
 }

@@ -37,7 +37,7 @@ async function stress(
   memory: SharedMemory,
   map: HashMap,
   mode: string[],
-  meanwhile: () => void = () => {},
+  meanwhile?: () => void,
 ): Promise<Report> {
   const child = spawn(program.path, [...program.arguments(code, memory, map.address), ...mode]);
   let output = '';
@@ -55,7 +55,7 @@ async function stress(
       resolve(status);
     });
   });
-  while (running) {
+  while (running && meanwhile !== undefined) {
     meanwhile();
     await new Promise(resolve => setImmediate(resolve));
   }
@@ -192,13 +192,13 @@ describe.skipIf(!hasCompiler())(`a hash map under stress (seed ${seed})`, () => 
 
   // Each run steps up to the instruction that it is about, so all of them take minutes: a random share without soak.
   for (const keySize of [4, 12]) {
-    const every = SOAK ? 1 : 40;
+    const every = SOAK ? 1 : 60;
     it(`is right after a signal or a death behind any single instruction: keys of ${keySize}`, async () => {
       using memory = new SharedMemory(1 << 20);
       const map = createHash(memory, keySize, 32, 2);
       // stress.c goes from one run to the next in steps of `every` instructions, from a random first one.
       const report = await stress(memory, map, ['step', `${seed}`, `${every}`, '3']);
-      expect(report.runs).toBeGreaterThan(1_000);
+      expect(report.runs).toBeGreaterThan(300);
     });
   }
 });

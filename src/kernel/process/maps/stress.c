@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -283,8 +284,8 @@ static struct state read_state(void) {
   return got;
 }
 
-/* Walks all lists; returns how many nodes are in none of them. */
-static long lost_nodes(void) {
+/* Walks all lists; returns how many nodes are in none of them, and how many are deleted and still linked. */
+static long lost_nodes(long *marked) {
   uint64_t nodes = u64(map + AT_HASH_NODES), pool = u64(map + AT_HASH_POOL), size = u32(map + AT_HASH_NODE_SIZE);
   static unsigned char seen[4096];
   memset(seen, 0, sizeof seen);
@@ -299,6 +300,7 @@ static long lost_nodes(void) {
       if (seen[(offset - pool) / size]++) fail("a node in two lists", (long)offset);
       found++;
       word = map + offset + (is_free ? AT_NODE_NEXT_FREE : AT_NODE_NEXT);
+      if (!is_free && u32(word) & AT_WORD_MARK) ++*marked;
     }
   }
   return (long)(nodes - found);
@@ -333,9 +335,25 @@ static int64_t perform_stepped(const struct step *s) {
 
 static void start_from(const struct state *start) {
   memcpy(map, empty, map_bytes);
-  for (int k = 0; k < STEP_KEYS; k++) {
+  /* Key 0 comes last, so that it stands behind key 1 in their bucket. */
+  for (int k = STEP_KEYS - 1; k >= 0; k--) {
     struct step s = {UPDATE_ANY, k, start->value[k]};
     if (start->value[k] && perform(&s) != 0) fail("preparing", k);
+  }
+}
+
+/* Key 1 shares the bucket of key 0, key 2 does not. */
+static void choose_step_keys(void) {
+  uint32_t candidate = 5, bucket = 0;
+  for (int k = 0; k < STEP_KEYS; candidate++) {
+    make_key(step_key[k], candidate);
+    struct step insert = {UPDATE_ANY, k, 1};
+    memcpy(map, empty, map_bytes);
+    perform(&insert);
+    uint32_t at = 0;
+    while (u32(map + AT_HASH_BUCKETS + 8 * at) == 0) at++;
+    if (k == 0) bucket = at;
+    if ((at == bucket) == (k < 2)) k++;
   }
 }
 
@@ -352,15 +370,25 @@ static void complain(const struct step *outer, const struct state *start, long a
 
 static long runs;
 
+/* How many instructions an operation takes. */
+static long measure(const struct step *s, const struct state *start) {
+  long before = steps_taken;
+  start_from(start);
+  steps_left = LONG_MAX;
+  perform_stepped(s);
+  return steps_taken - before;
+}
+
 /* The result must be that of one operation after the other, in one of the two orders. */
-static void interrupt_everywhere(const struct step *outer, const struct state *start, long every) {
-  for (long at = 1 + (long)(random_number(&seed) % (uint64_t)every);; at += every) {
+static void interrupt_everywhere(const struct step *outer, const struct state *start, long length, long every) {
+  for (long at = 1 + (long)(random_number(&seed) % (uint64_t)every); at <= length; at += every) {
     start_from(start);
     steps_left = at;
     reached = 0;
     int64_t result = perform_stepped(outer);
-    if (!reached) return;
+    if (!reached) fail("an operation became shorter", at);
     runs++;
+    long marked = 0, lost = lost_nodes(&marked);
     struct state got = read_state(), one = *start, two = *start;
     int64_t outer_first = perform_on_model(&one, outer), nested_second = perform_on_model(&one, &nested);
     int64_t nested_first = perform_on_model(&two, &nested), outer_second = perform_on_model(&two, outer);
@@ -375,21 +403,21 @@ static void interrupt_everywhere(const struct step *outer, const struct state *s
            same_state(&got, &alone);
     }
     if (!ok) complain(outer, start, at, result, got);
-    if (lost_nodes() != 0) complain(outer, start, at, -1000 - lost_nodes(), got);
+    if (lost || marked) complain(outer, start, at, -1000 - 100 * marked - lost, got);
   }
 }
 
 /* The operation happened or it did not; at most one node is lost; and the map goes on working. */
-static void abandon_everywhere(const struct step *outer, const struct state *start, long every) {
+static void abandon_everywhere(const struct step *outer, const struct state *start, long length, long every) {
   static volatile long at;
-  for (at = 1 + (long)(random_number(&seed) % (uint64_t)every);; at += every) {
+  for (at = 1 + (long)(random_number(&seed) % (uint64_t)every); at <= length; at += every) {
     start_from(start);
     steps_left = at;
     reached = 0;
     int64_t result = 0;
     if (sigsetjmp(after_death, 1) == 0) {
       result = perform_stepped(outer);
-      if (!reached) break;
+      if (!reached) fail("an operation became shorter", at);
     }
     runs++;
     struct state got = read_state(), applied = *start;
@@ -406,7 +434,7 @@ static void abandon_everywhere(const struct step *outer, const struct state *sta
       struct state now = read_state();
       if (now.value[k] != 77 || perform(&drop) != 0) complain(outer, start, at, -3000, now);
     }
-    long lost = lost_nodes();
+    long marked = 0, lost = lost_nodes(&marked);
     if (lost > 1) complain(outer, start, at, -1000 - lost, got);
   }
 }
@@ -416,7 +444,7 @@ static void run_steps(long every) {
   map_bytes = u64(map + AT_HASH_POOL) + u64(map + AT_HASH_NODES) * u32(map + AT_HASH_NODE_SIZE);
   empty = malloc(map_bytes);
   memcpy(empty, map, map_bytes);
-  for (int k = 0; k < STEP_KEYS; k++) make_key(step_key[k], (uint32_t)k * 77 + 5);
+  choose_step_keys();
   struct sigaction action = {.sa_sigaction = on_step, .sa_flags = SA_SIGINFO};
   sigaction(SIGTRAP, &action, NULL);
 
@@ -424,15 +452,16 @@ static void run_steps(long every) {
   for (size_t i = 0; i < sizeof starts / sizeof *starts; i++) {
     for (enum operation o = 0; o < OPERATIONS; o++) {
       struct step outer = {o, 0, 100};
+      long length = measure(&outer, &starts[i]);
       abandon = 0;
       for (enum operation n = 0; n < OPERATIONS; n++) {
         for (int k = 0; k < 2; k++) {
           nested = (struct step){n, k, 200};
-          interrupt_everywhere(&outer, &starts[i], every);
+          interrupt_everywhere(&outer, &starts[i], length, every);
         }
       }
       abandon = 1;
-      abandon_everywhere(&outer, &starts[i], every / 4 + 1);
+      abandon_everywhere(&outer, &starts[i], length, every / 4 + 1);
     }
   }
   memcpy(map, empty, map_bytes);

@@ -1,0 +1,178 @@
+/**
+ * Attaching to and detaching from a running process, over and over, with 16 threads inside the functions attached:
+ * nothing crashes, no call is lost while attached, and afterwards every byte of code is the file's.
+ */
+
+import { describe, expect, onTestFinished, test } from 'vitest';
+import { describeRun, multitrace, Running, startMultitrace } from './support/command.js';
+import { compileTarget } from './support/compile.js';
+import { changedCode, loadBias, mappings, readMemory, tracerOf, until } from './support/process.js';
+import { type CountReport, countOf, parseReport } from './support/report.js';
+import { missingCommand, SOAK } from './support/skip.js';
+import { fileFunctions } from './support/symbols.js';
+
+const THREADS = 16;
+const FUNCTIONS = 200;
+const CYCLES = SOAK ? 2000 : 200;
+/** 201 functions: the 200 of a round, and the one that 40 of them call. */
+const SELECTORS = ['work_*', 'inner'];
+/** Mappings that may come and go by themselves (thread stacks, malloc arenas). */
+const MAPPINGS_BESIDE = 40;
+
+/** Starts tests/targets/load.c and waits till its threads are there. */
+async function startLoad(): Promise<{ load: Running; program: string }> {
+  const program = compileTarget({ source: 'load.c' });
+  const load = new Running(program, [], { keepInput: true, timeoutMs: 600_000 });
+  onTestFinished(() => load.stop());
+  await load.expectOutput(/^pid \d+\n/);
+  return { load, program };
+}
+
+/** Tells the load to end and checks that nothing it computed was wrong. */
+async function endLoad(load: Running): Promise<void> {
+  load.child.stdin!.end();
+  const ended = await load.ended;
+  expect(ended.stdout, describeRun(ended)).toMatch(/^checksum ok$/m);
+  expect(ended.status, describeRun(ended)).toBe(0);
+}
+
+/** One attachment of `seconds` to a process that runs on; its report. */
+async function attachFor(pid: number, seconds: number): Promise<CountReport> {
+  const done = await multitrace(
+    ['count', ...SELECTORS, '-p', `${pid}`, '--duration', `${seconds}`, '--json', '--all'],
+    {
+      timeoutMs: 30_000,
+    },
+  );
+  expect(done.status, describeRun(done)).toBe(0);
+  return parseReport(done);
+}
+
+/** The counts of the 200 functions of a round. */
+function roundCounts(report: CountReport): number[] {
+  return report.functions.filter(one => one.function.startsWith('work_')).map(one => one.count);
+}
+
+/** Waits till the entry of a function of the process is not what the file has. */
+async function untilAttached(pid: number, program: string): Promise<void> {
+  const { address } = fileFunctions(program).find(one => one.name === 'work_199')!;
+  const entry = loadBias(pid, program) + address;
+  const before = readMemory(pid, entry, 16);
+  await until('the function is patched', () => !readMemory(pid, entry, 16).equals(before));
+}
+
+describe('a process with 16 threads', () => {
+  test(`attached and detached ${CYCLES} times while its threads call the functions`, async ({ skip }) => {
+    const lacking = missingCommand('gcc', 'nm');
+    skip(lacking !== undefined, lacking);
+    const { load } = await startLoad();
+    expect(changedCode(load.pid).changed, 'before').toEqual([]);
+    const mappedBefore = mappings(load.pid).length;
+    load.say('go');
+    await load.expectOutput(/^going/m);
+    let events = 0;
+    let pauses = 0;
+    for (let cycle = 0; cycle < CYCLES; cycle++) {
+      const report = await attachFor(load.pid, 0.05);
+      const counts = roundCounts(report);
+      expect(report.attached, `cycle ${cycle}: every function is attached`).toBe(FUNCTIONS + 1);
+      expect(report.exit).toEqual({ code: null, signal: null });
+      expect(counts.length).toBe(FUNCTIONS);
+      expect(Math.max(...counts), `cycle ${cycle}: something was counted`).toBeGreaterThan(0);
+      // All entries change in one stop, and a thread makes its calls in order: its counts differ by at most one.
+      const spread = Math.max(...counts) - Math.min(...counts);
+      expect(spread, `cycle ${cycle}: no call of a thread is lost (${counts.join(' ')})`).toBeLessThanOrEqual(
+        THREADS,
+      );
+      expect(report.missed, `cycle ${cycle}`).toBe(0);
+      events += counts.reduce((a, b) => a + b, 0);
+      pauses = Math.max(pauses, report.pauseMs);
+    }
+    load.say('hold');
+    await load.expectOutput(/^held/m);
+    const { compared, changed } = changedCode(load.pid);
+    expect(changed, 'every byte of code is the file’s').toEqual([]);
+    expect(tracerOf(load.pid)).toBe(0);
+    expect(mappings(load.pid).length, 'memory is given back').toBeLessThanOrEqual(
+      mappedBefore + MAPPINGS_BESIDE,
+    );
+    await endLoad(load);
+    console.log(
+      `${CYCLES} cycles, ${events} calls counted, longest pause ${pauses} ms, ${compared} bytes of code compared`,
+    );
+  }, 600_000);
+
+  test('counts exactly what its threads call between attaching and detaching', async ({ skip }) => {
+    const lacking = missingCommand('gcc', 'nm');
+    skip(lacking !== undefined, lacking);
+    const { load, program } = await startLoad();
+    for (const rounds of SOAK ? [1, 10_000, 200_000] : [1, 10_000]) {
+      const tracer = startMultitrace(['count', ...SELECTORS, '-p', `${load.pid}`, '--json', '--all'], {
+        timeoutMs: 60_000,
+      });
+      onTestFinished(() => tracer.stop());
+      await untilAttached(load.pid, program);
+      const ran = load.stdoutSoFar.length;
+      load.say(`run ${rounds}`);
+      await until('the rounds are over', () => /^ran \d+\n/m.test(load.stdoutSoFar.slice(ran)), 60_000);
+      tracer.child.kill('SIGINT');
+      const ended = await tracer.ended;
+      const report = parseReport(ended);
+      expect(new Set(roundCounts(report)), describeRun(ended)).toEqual(new Set([THREADS * rounds]));
+      expect(countOf(report, 'inner')).toBe((THREADS * rounds * FUNCTIONS) / 5);
+      expect(report.missed).toBe(0);
+      expect(changedCode(load.pid).changed).toEqual([]);
+    }
+    await endLoad(load);
+  }, 180_000);
+
+  test('attached by two at once: the second is served or refused, and the process is whole afterwards', async ({
+    skip,
+  }) => {
+    const lacking = missingCommand('gcc', 'nm');
+    skip(lacking !== undefined, lacking);
+    const { load, program } = await startLoad();
+    load.say('go');
+    await load.expectOutput(/^going/m);
+    const first = startMultitrace(['count', ...SELECTORS, '-p', `${load.pid}`, '--json', '--all'], {
+      timeoutMs: 60_000,
+    });
+    onTestFinished(() => first.stop());
+    await untilAttached(load.pid, program);
+    const second = await multitrace(
+      ['count', ...SELECTORS, '-p', `${load.pid}`, '--duration', '0.2', '--json'],
+      {
+        timeoutMs: 30_000,
+      },
+    );
+    if (second.status !== 0) expect(second.stderr.trim().split('\n'), describeRun(second)).toHaveLength(1);
+    first.child.kill('SIGINT');
+    const report = parseReport(await first.ended);
+    const counts = roundCounts(report);
+    expect(Math.max(...counts) - Math.min(...counts)).toBeLessThanOrEqual(THREADS);
+    load.say('hold');
+    await load.expectOutput(/^held/m);
+    expect(changedCode(load.pid).changed).toEqual([]);
+    await endLoad(load);
+  }, 120_000);
+
+  test('every function of every library, attached and detached under load', async ({ skip }) => {
+    const lacking = missingCommand('gcc', 'nm');
+    skip(lacking !== undefined, lacking);
+    const { load } = await startLoad();
+    load.say('go');
+    await load.expectOutput(/^going/m);
+    for (let cycle = 0; cycle < 5; cycle++) {
+      const done = await multitrace(['count', '*:*', '-p', `${load.pid}`, '--duration', '0.2', '--json'], {
+        timeoutMs: 60_000,
+      });
+      expect(done.status, describeRun(done)).toBe(0);
+      const report = parseReport(done);
+      expect(report.attached).toBeGreaterThan(2000);
+    }
+    load.say('hold');
+    await load.expectOutput(/^held/m);
+    expect(changedCode(load.pid).changed).toEqual([]);
+    await endLoad(load);
+  }, 180_000);
+});
