@@ -15,7 +15,7 @@ const ID = Buffer.from('0123456789abcdef0123', 'hex');
 it.each([4, 8])('the build-id behind other notes, aligned to %d', align => {
   const notes = [
     note('GNU\0', 1, Buffer.alloc(16), align),
-    note('FDO\0', 3, Buffer.from('{"type":"deb"}'), align),
+    note('FDO\0', 3, Buffer.from('{"os":"de"}'), align),
     note('GNU\0', 5, Buffer.alloc(13), align),
   ];
   expect(buildIdInNotes(Buffer.concat([...notes, note('GNU\0', 3, ID, align)]), align)).toBe(

@@ -21,6 +21,11 @@ function loadIced(): IcedModule {
   return loadedIced;
 }
 
+/** Loads iced-x86 now (some 50 ms) and not when the first instruction needs it: for time that is spent waiting. */
+export function preloadDecoder(): void {
+  loadIced();
+}
+
 /** Bytes of `endbr64`. */
 export const ENDBR64_LENGTH = 4;
 
@@ -164,7 +169,8 @@ export class CodeDecoder {
 
   /** Offset in the current instruction of its immediate; -1 where it has none. */
   immediateOffset(): number {
-    const offsets = this.#decoder!.getConstantOffsets(this.#byIced());
+    const instruction = this.#byIced();
+    const offsets = this.#decoder!.getConstantOffsets(instruction);
     const offset = offsets.hasImmediate ? offsets.immediateOffset : -1;
     offsets.free();
     return offset;

@@ -37,13 +37,15 @@ const MODRM_REG_MASK = 0x38;
 const GROUP5_JMP = 4 << 3;
 const LEGACY_PREFIXES = new Set([0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x2e, 0x36, 0x3e, 0x26, 0x64, 0x65]);
 
-/** Collects moved instructions, in order, from one stretch of original code. */
+const NOTHING: readonly never[] = [];
+
+/** Collects moved instructions, in order, from one stretch of original code; `restart` begins the next. */
 export class Relocator {
   /** True once control can't fall through to what would follow. */
   ended = false;
   /** The address behind the last moved instruction. */
-  resumeAt: number;
-  readonly #start: number;
+  resumeAt = 0;
+  #start = 0;
   readonly #bytes: number[] = [];
   readonly #fixups: { offset: number; target: number }[] = [];
   readonly #boundaries: { from: number; to: number }[] = [];
@@ -51,8 +53,14 @@ export class Relocator {
   readonly #constants: { field: number; target: number }[] = [];
 
   constructor(start: number) {
-    this.#start = start;
-    this.resumeAt = start;
+    this.restart(start);
+  }
+
+  /** Forgets everything: the next instruction is to be the one at `start`. */
+  restart(start: number): void {
+    this.#start = this.resumeAt = start;
+    this.ended = false;
+    this.#bytes.length = this.#fixups.length = this.#boundaries.length = this.#constants.length = 0;
   }
 
   /** Moves the decoder's current instruction; says why where that can't be done. */
@@ -65,25 +73,28 @@ export class Relocator {
     return undefined;
   }
 
-  /** The moved instructions as a template. */
+  /** The moved instructions as a template. Thousands of them are kept: they are as small as they can be. */
   finish(): DisplacedCode {
     const code = this.#bytes.length;
     const bytes = new Uint8Array(code + 8 * this.#constants.length);
     for (let i = 0; i < code; i++) bytes[i] = this.#bytes[i];
-    const absolutes = this.#constants.map(({ field, target }, i) => {
-      const offset = code + 8 * i;
+    return {
+      bytes,
+      fixups: this.#fixups.length === 0 ? NOTHING : this.#fixups.slice(),
+      absolutes: this.#constants.length === 0 ? NOTHING : this.#placeConstants(bytes),
+      boundaries: this.#boundaries.slice(),
+      resumes: !this.ended,
+      resumeAt: this.resumeAt,
+    };
+  }
+
+  #placeConstants(bytes: Uint8Array): { offset: number; target: number }[] {
+    return this.#constants.map(({ field, target }, i) => {
+      const offset = this.#bytes.length + 8 * i;
       // A distance below 128: a call ends the code, so there is one constant.
       bytes[field] = offset - (field + 4);
       return { offset, target };
     });
-    return {
-      bytes,
-      fixups: this.#fixups,
-      absolutes,
-      boundaries: this.#boundaries,
-      resumes: !this.ended,
-      resumeAt: this.resumeAt,
-    };
   }
 
   #relocate(decoder: CodeDecoder): RelocationFailure | undefined {

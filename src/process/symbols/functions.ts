@@ -10,6 +10,7 @@ import { SHN_LORESERVE, SHN_UNDEF } from '../../elf/format.js';
 import { type FrameRange, frameRanges } from '../../elf/frames.js';
 import { lastStartingAtOrBefore } from '../../elf/ranges.js';
 import { BpfError } from '../../kernel/errno.js';
+import { nameOfStripped, strippedFunctions } from './stripped.js';
 
 /** One function of a file. */
 export interface ModuleFunction {
@@ -62,7 +63,7 @@ const NEVER_CALLED = /\.cold(\.\d+)?$|^__restore(_rt)?$/;
 /**
  * Every function of the file, sorted by address: symbols of type FUNC and IFUNC in executable sections, except
  * PLT stubs, cold parts and signal returns. Functions may overlap. The separate debug file is looked for unless it is given;
- * `null` means none. Throws `BpfError` ENOEXEC for object files, core dumps and damaged symbols of the file itself.
+ * `null` means none. A file without any function symbol has those of stripped.ts. Throws `BpfError` ENOEXEC for object files, core dumps and damaged symbols of the file itself.
  */
 export function functionsOf(elf: ElfFile, debugFile?: ElfFile | null): ModuleFunction[] {
   if (elf.type === 'REL' || elf.type === 'CORE') {
@@ -74,6 +75,7 @@ export function functionsOf(elf: ElfFile, debugFile?: ElfFile | null): ModuleFun
   addSymbols(entries, elf.symbols(FUNCTION_TYPES), regions);
   if (debugFile) addSymbols(entries, debugFile.symbols(FUNCTION_TYPES), regions);
   else if (debugFile === undefined) addSymbols(entries, installedDebugSymbols(elf), regions);
+  if (entries.size === 0) return unnamedFunctions(elf, regions);
   // A typed array sorts many times faster than objects with a comparison, and node itself has 77,000 functions.
   const sorted = Array.from(Float64Array.from(entries.keys()).sort(), address => entries.get(address)!);
   const ends = new UnknownEnds(elf, sorted);
@@ -87,6 +89,16 @@ export function functionsOf(elf: ElfFile, debugFile?: ElfFile | null): ModuleFun
     functions.push({ name: aliases[0], aliases, address, size, sizeKnown, ifunc });
   }
   return functions;
+}
+
+/** The functions of a file without any function symbol. */
+function unnamedFunctions(elf: ElfFile, regions: readonly Region[]): ModuleFunction[] {
+  return strippedFunctions(elf)
+    .filter(({ start }) => regionAt(regions, start) !== undefined)
+    .map(({ start, size }) => {
+      const name = nameOfStripped(start);
+      return { name, aliases: [name], address: start, size, sizeKnown: true, ifunc: false };
+    });
 }
 
 /** Function symbols of the installed debug file. They are a bonus: a damaged debug file is as good as none. */

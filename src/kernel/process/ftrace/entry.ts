@@ -59,6 +59,9 @@ class FlagsLeft {
   }
 }
 
+/** One for all: a site takes a few bytes of it at a time. */
+const relocator = new Relocator(0);
+
 /** The site of `fn` or the first reason against it, from its own bytes alone. */
 export function examineEntry(map: CodeMap, fn: TracedFunction): PatchSite | Refusal {
   const refuse = (reason: RefusalReason, detail?: string): Refusal =>
@@ -69,7 +72,8 @@ export function examineEntry(map: CodeMap, fn: TracedFunction): PatchSite | Refu
   const hasEndbr = isEndbr64(bytes, fn.address - section.address);
   const site = fn.address + (hasEndbr ? ENDBR64_LENGTH : 0);
   const offset = site - section.address;
-  if (SIGNAL_RETURNS.some(pattern => startsWith(bytes, offset, pattern))) return refuse('signal-return');
+  if (startsWith(bytes, offset, SIGNAL_RETURNS[0]) || startsWith(bytes, offset, SIGNAL_RETURNS[1]))
+    return refuse('signal-return');
 
   const frame = map.frame(fn.address);
   let end = fn.size > 0 ? fn.address + fn.size : map.endOf(fn.address);
@@ -80,7 +84,7 @@ export function examineEntry(map: CodeMap, fn: TracedFunction): PatchSite | Refu
 
   const decoder = map.decoder(section);
   const flags = new FlagsLeft();
-  const relocator = new Relocator(site);
+  relocator.restart(site);
   let nops = true;
   let length = 0;
   while (length < PATCH_SIZE && !relocator.ended) {
@@ -129,14 +133,21 @@ export function examineEntry(map: CodeMap, fn: TracedFunction): PatchSite | Refu
     function: fn.address,
     address: site,
     length,
-    original: Uint8Array.prototype.slice.call(bytes, offset, offset + length),
-    displaced: nops ? emptySled(relocator) : relocator.finish(),
+    original: copy(bytes, offset, length),
+    displaced: nops ? emptySled() : relocator.finish(),
     loopsToEntry: false,
   };
 }
 
+/** A copy of a few bytes: `slice` of a Buffer is a view, and slow. */
+function copy(bytes: Uint8Array, offset: number, length: number): Uint8Array {
+  const into = new Uint8Array(length);
+  for (let i = 0; i < length; i++) into[i] = bytes[offset + i];
+  return into;
+}
+
 /** A thread inside the nops goes on behind them. */
-function emptySled(relocator: Relocator): DisplacedCode {
+function emptySled(): DisplacedCode {
   const { boundaries, resumeAt } = relocator.finish();
   return {
     bytes: new Uint8Array(0),

@@ -352,7 +352,7 @@ function switchTo(prologue: string, offsets: number[], rest = 0x100): [string, S
   const displacement = Buffer.alloc(4);
   displacement.writeInt32LE(DATA - (BASE + before + 7));
   const data = Buffer.alloc(offsets.length * 4 + 4);
-  offsets.forEach((offset, i) => data.writeInt32LE(BASE + offset - DATA, i * 4));
+  for (const [i, offset] of offsets.entries()) data.writeInt32LE(BASE + offset - DATA, i * 4);
   data.writeInt32LE(rest, offsets.length * 4);
   return [`${prologue} 488d15${displacement.toString('hex')} 486304ba 4801d0 3effe0 ${NOPS}`, { data }];
 }

@@ -62,10 +62,10 @@ class Sites {
     return next && address >= next.function ? next : undefined;
   }
 
-  /** The site of the function at `address`. */
-  of(address: number): PatchSite | undefined {
-    const result = this.#results.get(address);
-    return result && isPatchSite(result) ? result : undefined;
+  /** True where a site starts at `from` or behind it, before `to`. */
+  anyIn(from: number, to: number): boolean {
+    const last = this.list[lastAtOrBelow(this.#addresses, to - 1)];
+    return last !== undefined && last.address >= from;
   }
 
   refuse(site: PatchSite, reason: RefusalReason, detail: string): void {
@@ -127,16 +127,21 @@ function refusePointers(sites: Sites, inside: SiteBits, bytes: Uint8Array): void
 
 /** Refuses sites that a jump table of their own function leads into. */
 function refuseTables(map: CodeMap, sites: Sites, inside: SiteBits, registerJumps: readonly number[]): void {
-  let last = -1;
+  let done = Number.NEGATIVE_INFINITY;
   for (const jump of registerJumps) {
-    const start = map.startBelow(jump);
-    if (start === last) continue;
-    last = start;
-    // What follows a table is read too, as if it belonged to it: only the function's own site is believed.
-    const site = sites.of(start);
-    if (!site) continue;
-    forEachTableTarget(map, map.section(start)!, start, map.endOf(start), target => {
-      if (!inside.has(target) || sites.at(target) !== site) return;
+    if (jump < done) continue;
+    // An unwind-table entry is the whole of a function, even where symbols name places inside it.
+    const frame = map.frame(jump);
+    const start = frame?.start ?? map.startBelow(jump);
+    const end = frame ? frame.start + frame.size : map.endOf(start);
+    done = end;
+    const section = map.section(start);
+    if (!section || !sites.anyIn(start, end)) continue;
+    forEachTableTarget(map, section, start, end, target => {
+      if (!inside.has(target)) return;
+      const site = sites.at(target)!;
+      // What follows a table is read too, as if it belonged to it: only the function's own site is believed.
+      if (site.function < start || site.function >= end) return;
       sites.refuse(site, 'jump-table-into-entry', `from 0x${jump.toString(16)}`);
     });
   }

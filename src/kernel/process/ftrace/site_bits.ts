@@ -4,7 +4,11 @@
  * could be a branch asks once.
  */
 
+import { BpfError } from '../../errno.js';
 import type { CodeSection } from './patch_site.js';
+
+/** Distances in code are 32 bits with sign: code beyond that is not one program. */
+const MAX_SIZE = 2 ** 31;
 
 export class SiteBits {
   /** The lowest address of the code. Bits are numbered from here. */
@@ -22,6 +26,13 @@ export class SiteBits {
     }
     this.base = low;
     this.size = Math.max(high - low, 0);
+    if (this.size > MAX_SIZE) {
+      throw new BpfError(
+        'ENOEXEC',
+        `the executable sections from 0x${low.toString(16)} to 0x${high.toString(16)} lie more than 2 GiB apart: ` +
+          'name a file whose code is in one place',
+      );
+    }
     this.words = new Uint32Array((this.size + 31) >>> 5);
   }
 

@@ -37,6 +37,14 @@ export function isConstant(scalar: Scalar): boolean {
   return scalar.min === scalar.max;
 }
 
+export function smallest(a: bigint, b: bigint): bigint {
+  return b < a ? b : a;
+}
+
+export function largest(a: bigint, b: bigint): bigint {
+  return b > a ? b : a;
+}
+
 /** The ones up to the highest one of `x`. */
 function onesBelow(x: bigint): bigint {
   let ones = x;
@@ -48,8 +56,8 @@ function onesBelow(x: bigint): bigint {
  * The scalar with these bounds and bits, each tightened by the other; `undefined` where no number fits both.
  */
 export function scalarOf(min: bigint, max: bigint, value: bigint, mask: bigint): Scalar | undefined {
-  let low = value > min ? value : min;
-  let high = (value | mask) < max ? value | mask : max;
+  let low = largest(value, min);
+  let high = smallest(value | mask, max);
   if (low > high) return undefined;
   // Bits above the first one that the bounds differ in are the same for every value between them.
   const differing = onesBelow(low ^ high);
@@ -57,8 +65,8 @@ export function scalarOf(min: bigint, max: bigint, value: bigint, mask: bigint):
   if ((common ^ value) & ~mask & ~differing) return undefined;
   const newMask = mask & differing;
   const newValue = (value | common) & ~newMask;
-  if (newValue > low) low = newValue;
-  if ((newValue | newMask) < high) high = newValue | newMask;
+  low = largest(newValue, low);
+  high = smallest(newValue | newMask, high);
   return low > high ? undefined : { kind: 'scalar', min: low, max: high, value: newValue, mask: newMask };
 }
 
@@ -83,8 +91,8 @@ export function intersect(a: Scalar, b: Scalar): Scalar | undefined {
   const known = ~(a.mask | b.mask) & ALL;
   if ((a.value ^ b.value) & known) return undefined;
   const mask = a.mask & b.mask;
-  const min = a.min > b.min ? a.min : b.min;
-  const max = a.max < b.max ? a.max : b.max;
+  const min = largest(a.min, b.min);
+  const max = smallest(a.max, b.max);
   return min > max ? undefined : scalarOf(min, max, (a.value | b.value) & ~mask, mask);
 }
 

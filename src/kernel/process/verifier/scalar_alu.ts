@@ -11,21 +11,15 @@ import {
   fromRange,
   intersect,
   isConstant,
+  largest,
   lowHalf,
   type Scalar,
+  smallest,
   UNKNOWN,
   unknownOf,
 } from './scalar.js';
 
 const HALF_WIDTH = 32;
-
-function minOf(a: bigint, b: bigint): bigint {
-  return a < b ? a : b;
-}
-
-function maxOf(a: bigint, b: bigint): bigint {
-  return a > b ? a : b;
-}
 
 /** Both descriptions hold, so their intersection does: it can not be empty. */
 function both(bits: Scalar, range: Scalar): Scalar {
@@ -63,7 +57,7 @@ export function scalarBinary(name: BinaryName, width: Width, dst: Scalar, src: S
     case 'div':
       return b.min > 0n ? fromRange(a.min / b.max, a.max / b.min) : fromRange(0n, a.max);
     case 'mod':
-      return b.min > 0n ? fromRange(0n, minOf(a.max, b.max - 1n)) : fromRange(0n, a.max);
+      return b.min > 0n ? fromRange(0n, smallest(a.max, b.max - 1n)) : fromRange(0n, a.max);
     case 'sdiv':
       return positive ? scalarBinary('div', width, a, b) : unknown;
     case 'smod':
@@ -71,12 +65,12 @@ export function scalarBinary(name: BinaryName, width: Width, dst: Scalar, src: S
     case 'and': {
       const value = a.value & b.value;
       const mask = (a.value | a.mask) & (b.value | b.mask) & ~value;
-      return both(fromBits(value, mask), fromRange(0n, minOf(a.max, b.max)));
+      return both(fromBits(value, mask), fromRange(0n, smallest(a.max, b.max)));
     }
     case 'or': {
       const value = a.value | b.value;
       const mask = (a.mask | b.mask) & ~value;
-      return both(fromBits(value, mask), fromRange(maxOf(a.min, b.min), ones));
+      return both(fromBits(value, mask), fromRange(largest(a.min, b.min), ones));
     }
     case 'xor': {
       const mask = a.mask | b.mask;

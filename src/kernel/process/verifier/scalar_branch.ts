@@ -5,7 +5,17 @@
 
 import { holds } from '../../../bpf/arithmetic.js';
 import type { Condition, Width } from '../../../bpf/operation.js';
-import { fromBits, intersect, isConstant, lowHalf, type Scalar, scalarOf, UNKNOWN } from './scalar.js';
+import {
+  fromBits,
+  intersect,
+  isConstant,
+  largest,
+  lowHalf,
+  type Scalar,
+  scalarOf,
+  smallest,
+  UNKNOWN,
+} from './scalar.js';
 
 /** The operands as they are on one way; `undefined` where that way can't be. */
 export type Refined = { readonly dst: Scalar; readonly src: Scalar } | undefined;
@@ -98,8 +108,8 @@ function swapped(refined: Refined): Refined {
 }
 
 function bounded(a: Scalar, min: bigint, max: bigint): Scalar | undefined {
-  const low = a.min > min ? a.min : min;
-  const high = a.max < max ? a.max : max;
+  const low = largest(a.min, min);
+  const high = smallest(a.max, max);
   return low > high ? undefined : scalarOf(low, high, a.value, a.mask);
 }
 

@@ -1,0 +1,52 @@
+/**
+ * `npm run bench`: prints what a traced call costs beside its peers, and what attaching costs. `--json` for programs.
+ */
+
+import { attachTime } from './attach_time.js';
+import { callCost } from './call_cost.js';
+
+const say = (text: string): void => {
+  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`);
+};
+
+const calls = await callCost(say);
+const attach = await attachTime(say);
+if (process.stderr.isTTY) process.stderr.write('\r\x1b[K');
+
+if (process.argv.includes('--json')) {
+  console.log(JSON.stringify({ calls, attach: attach ?? null }));
+} else {
+  const ns = (name: string): number | undefined => calls.find(row => row.name.startsWith(name))?.nsPerCall;
+  const untraced = ns('untraced call') ?? Number.NaN;
+  console.log('One call of a small function, counted; medians of interleaved rounds\n');
+  console.log('      ns   spread   added ns   what');
+  for (const row of calls) {
+    if (row.nsPerCall === undefined) {
+      console.log(`       -        -          -   ${row.name}: not here: ${row.unavailable}`);
+      continue;
+    }
+    const added = row.nsPerCall - untraced;
+    console.log(
+      [
+        row.nsPerCall.toFixed(2).padStart(8),
+        `±${((row.spread ?? 0) * 100).toFixed(1)}%`.padStart(8),
+        (Math.abs(added) < 0.005 ? '-' : added.toFixed(2)).padStart(10),
+        row.name,
+      ].join(' '),
+    );
+  }
+  const ours = ns('fentry-multi (moved');
+  const uprobe = ns('kernel uprobe');
+  if (ours !== undefined && uprobe !== undefined)
+    console.log(
+      `\na kernel uprobe event takes ${(uprobe / ours).toFixed(0)} times as long as one of ours; it adds ${((uprobe - untraced) / (ours - untraced)).toFixed(0)} times as much`,
+    );
+  if (attach === undefined) console.log('\nattaching: not here: libcrypto.so.3 is not installed');
+  else
+    console.log(
+      `\n${attach.name}: ${attach.functions} functions, one link\n` +
+        `  attach: ${attach.firstMs.toFixed(0)} ms the first time, ${attach.againMs.toFixed(0)} ms again; the process stands still for ${attach.pauseMs.toFixed(1)} ms (±${(attach.pauseSpread * 100).toFixed(0)}%)\n` +
+        `  detach: ${attach.detachMs.toFixed(0)} ms`,
+    );
+}
+process.exit(0);

@@ -1,0 +1,29 @@
+/**
+ * What the package exports, and nothing else: a live process as a machine that takes BPF programs, and what is needed
+ * to write, attach and read them.
+ */
+
+export * as bpf from './bpf/builder.js';
+export { HELPER } from './bpf/helpers.js';
+export type { BpfInsn } from './bpf/instruction.js';
+export { MAP_TYPE, UPDATE } from './bpf/map_type.js';
+export { BpfError, type ErrnoName } from './kernel/errno.js';
+export type {
+  BpfMap,
+  BpfProg,
+  Kernel,
+  LinkCreateAttr,
+  LinkTarget,
+  MapCreateAttr,
+  ProgLoadAttr,
+  SkippedFunction,
+  TargetCheck,
+  TargetFunction,
+  TracingMultiLink,
+} from './kernel/kernel.js';
+export { ProcessKernel } from './kernel/process/machine.js';
+export { Session, type SessionEnd, type SessionTool } from './kernel/process/session.js';
+export { openProcess, type TracedProcess } from './process/process.js';
+export { spawnStopped } from './process/spawn.js';
+export { SelectorSet } from './process/symbols/selector.js';
+export { Counter, type FunctionCount } from './tools/count.js';

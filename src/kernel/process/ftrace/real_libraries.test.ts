@@ -1,0 +1,146 @@
+/** The analysis on real files: how much can be patched, how fast, and that no branch was overlooked. */
+
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { expect, test } from 'vitest';
+import { ElfFile } from '../../../elf/file.js';
+import { R_X86_64_64, R_X86_64_IRELATIVE, R_X86_64_RELATIVE } from '../../../elf/format.js';
+import { frameRanges } from '../../../elf/frames.js';
+import { denied } from './deny_list.js';
+import { findPatchSites } from './find_patch_sites.js';
+import { isPatchSite, type ModuleCode, type TracedFunction } from './patch_site.js';
+
+const iced = createRequire(import.meta.url)('iced-x86') as typeof import('iced-x86');
+
+interface Loaded {
+  readonly code: ModuleCode;
+  /** Named functions, each address once. */
+  readonly functions: TracedFunction[];
+  /** Everything that has an entry in the unwind table, as functions. */
+  readonly framed: TracedFunction[];
+}
+
+function load(path: string, table: 'symtab' | 'dynsym'): Loaded {
+  const elf = ElfFile.open(path);
+  const sections = elf.executableSections();
+  const inCode = (address: number) =>
+    sections.some(s => address >= s.address && address < s.address + s.bytes.length);
+  const symbols = elf
+    .symbols(new Set(['FUNC', 'IFUNC']))
+    .filter(s => s.sectionIndex !== 0 && inCode(s.value));
+  const names = new Set(elf.symbols().map(s => s.name));
+  const frames = frameRanges(elf);
+  const starts = [...new Set([...symbols.map(s => s.value), ...frames.map(f => f.start)])].sort(
+    (a, b) => a - b,
+  );
+  const functions = new Map<number, TracedFunction>();
+  for (const { name, value, size, from } of symbols) {
+    if (from !== table || denied(name, symbol => names.has(symbol)) !== undefined) continue;
+    if (!functions.has(value)) functions.set(value, { name, address: value, size });
+  }
+  const pointers = [...elf.relocations(new Set([R_X86_64_64, R_X86_64_RELATIVE, R_X86_64_IRELATIVE]))];
+  const data = elf.sections.filter(s => s.type === 1 && (s.flags & 2) !== 0 && (s.flags & 4) === 0);
+  const code: ModuleCode = {
+    name: path,
+    sections,
+    functionStarts: starts,
+    frames,
+    pointers: pointers.map(r => r.addend),
+    readBytes: (address, length) => elf.bytesAt(address, length),
+    ...(elf.type === 'EXEC'
+      ? { fixedData: data.map(s => ({ name: s.name, address: s.address, bytes: elf.sectionBytes(s) })) }
+      : {}),
+  };
+  const framed = frames.map(({ start, size }) => ({ name: `0x${start.toString(16)}`, address: start, size }));
+  return { code, functions: [...functions.values()], framed };
+}
+
+/** File, symbols to take, share that must be patchable in percent. */
+const FILES: [string, 'symtab' | 'dynsym', number][] = [
+  ['/lib/x86_64-linux-gnu/libcrypto.so.3', 'dynsym', 99],
+  ['/lib/x86_64-linux-gnu/libc.so.6', 'dynsym', 99],
+  ['/lib/x86_64-linux-gnu/libsqlite3.so.0', 'dynsym', 99],
+  ['/lib/x86_64-linux-gnu/libstdc++.so.6', 'dynsym', 99],
+  ['/lib64/ld-linux-x86-64.so.2', 'dynsym', 90],
+  ['/lib/ld-musl-x86_64.so.1', 'dynsym', 99],
+  ['/usr/bin/python3.11', 'dynsym', 98],
+  ['/usr/bin/node', 'symtab', 99],
+];
+
+test.each(FILES.filter(([path]) => existsSync(path)))(
+  '%s: nearly every named function can be patched',
+  (path, table, share) => {
+    const { code, functions } = load(path, table);
+    const start = performance.now();
+    const results = findPatchSites(code, functions);
+    const ms = performance.now() - start;
+    const reasons: Record<string, number> = {};
+    let patched = 0;
+    for (const result of results) {
+      if (isPatchSite(result)) patched++;
+      else reasons[result.reason] = (reasons[result.reason] ?? 0) + 1;
+    }
+    console.log(`${path}: ${patched} of ${functions.length} in ${ms.toFixed(0)} ms`, reasons);
+    expect((100 * patched) / functions.length).toBeGreaterThanOrEqual(share);
+  },
+);
+
+test('libcrypto, whose exported functions are counted in the design: at least 5,342 of 5,363', () => {
+  const path = '/lib/x86_64-linux-gnu/libcrypto.so.3';
+  if (!existsSync(path)) return;
+  const { code, functions } = load(path, 'dynsym');
+  const patched = findPatchSites(code, functions).filter(isPatchSite).length;
+  expect(patched / functions.length).toBeGreaterThanOrEqual(5342 / 5363);
+});
+
+/** Every place that a branch or a rip-relative address of the code goes to, by decoding every function from its start. */
+function allTargets(code: ModuleCode): Set<number> {
+  const targets = new Set<number>();
+  const instruction = new iced.Instruction();
+  for (const section of code.sections) {
+    const decoder = new iced.Decoder(64, section.bytes, iced.DecoderOptions.None);
+    const starts = code.frames.filter(
+      ({ start }) => start >= section.address && start < section.address + section.bytes.length,
+    );
+    for (const { start, size } of starts) {
+      decoder.position = start - section.address;
+      decoder.ip = BigInt(start);
+      const end = decoder.position + size;
+      while (decoder.position < end) {
+        decoder.decodeOut(instruction);
+        if (instruction.isIpRelMemoryOperand) targets.add(Number(instruction.ipRelMemoryAddress));
+        else if (instruction.nearBranchTarget !== 0n) targets.add(Number(instruction.nearBranchTarget));
+      }
+    }
+    decoder.free();
+  }
+  instruction.free();
+  return targets;
+}
+
+test.each(['/lib/x86_64-linux-gnu/libcrypto.so.3', '/lib/x86_64-linux-gnu/libc.so.6'])(
+  '%s: decoding all of it finds no branch into a site, and finds each branch that was named',
+  path => {
+    if (!existsSync(path)) return;
+    const { code, framed } = load(path, 'dynsym');
+    const targets = allTargets(code);
+    const results = findPatchSites(code, framed);
+    let sites = 0;
+    let refused = 0;
+    for (const result of results) {
+      if (isPatchSite(result)) {
+        sites++;
+        for (let inside = result.address + 1; inside < result.address + result.length; inside++) {
+          if (targets.has(inside)) expect.fail(`a branch goes to 0x${inside.toString(16)}`);
+        }
+      } else if (result.reason === 'branch-into-entry') {
+        refused++;
+        const near = Array.from({ length: 24 }, (_, i) => result.function + 1 + i);
+        expect(near.some(address => targets.has(address))).toBe(true);
+      }
+    }
+    console.log(`${path}: ${sites} sites without a branch into them, ${refused} refused for one`);
+    expect(sites).toBeGreaterThan(2000);
+    expect(refused).toBeGreaterThan(0);
+  },
+);
