@@ -181,6 +181,8 @@ test('branch and memory targets are computed from the end of the instruction', (
   expect(at('757f', d => d.branchTarget())).toBe(0x1081);
   expect(at('e800010000', d => d.branchTarget())).toBe(0x1105);
   expect(at('0f84f0ffffff', d => d.branchTarget())).toBe(0xff6);
+  // Prefixes do not make the distance longer: a jne behind five of them.
+  expect(at('2e2e2e2e2e7510', d => d.branchTarget())).toBe(0x1017);
   expect(at('67e310', d => d.branchTarget())).toBe(0x1013);
   expect(at('666648e8f8ffffff', d => d.branchTarget())).toBe(0x1000);
   expect(at('488d0500100000', d => d.memoryTarget())).toBe(0x2007);

@@ -26,6 +26,18 @@ export function preloadDecoder(): void {
   loadIced();
 }
 
+const ADDRESS_SIZE = 0x67;
+const LEGACY_PREFIXES = new Set([0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x2e, 0x36, 0x3e, 0x26, 0x64, 0x65]);
+/** Opcodes with an 8-bit distance: jcc, loopne, loope, loop, jrcxz, jmp. */
+const SHORT_BRANCHES = new Set([
+  ...Array.from({ length: 16 }, (_, i) => 0x70 + i),
+  0xe0,
+  0xe1,
+  0xe2,
+  0xe3,
+  0xeb,
+]);
+
 /** Bytes of `endbr64`. */
 export const ENDBR64_LENGTH = 4;
 
@@ -129,14 +141,31 @@ export class CodeDecoder {
     return this.#current.ripOffset;
   }
 
+  /** Offset in the current instruction of its opcode, behind legacy and REX prefixes. */
+  opcodeOffset(): number {
+    const { bytes } = this;
+    const from = this.address - this.base;
+    let o = from;
+    while (LEGACY_PREFIXES.has(bytes[o])) o++;
+    if ((bytes[o] & 0xf0) === 0x40) o++;
+    return o - from;
+  }
+
+  /** True where the current instruction computes addresses in 32 bits. */
+  hasAddressSizePrefix(): boolean {
+    const from = this.address - this.base;
+    for (let o = this.opcodeOffset() - 1; o >= 0; o--) if (this.bytes[from + o] === ADDRESS_SIZE) return true;
+    return false;
+  }
+
   /** Where a jmp, jcc, loop, call or xbegin goes: the distance is the instruction's last bytes. */
   branchTarget(): number {
     const { bytes, end } = this;
     const behind = end - this.base;
-    const wide = this.length >= 5 && this.flow !== Flow.loop;
-    const distance = wide
-      ? bytes[behind - 4] | (bytes[behind - 3] << 8) | (bytes[behind - 2] << 16) | (bytes[behind - 1] << 24)
-      : (bytes[behind - 1] << 24) >> 24;
+    const short = SHORT_BRANCHES.has(bytes[this.address - this.base + this.opcodeOffset()]);
+    const distance = short
+      ? (bytes[behind - 1] << 24) >> 24
+      : bytes[behind - 4] | (bytes[behind - 3] << 8) | (bytes[behind - 2] << 16) | (bytes[behind - 1] << 24);
     return end + distance;
   }
 

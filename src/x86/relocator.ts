@@ -30,12 +30,9 @@ export interface DisplacedCode {
 /** Why an instruction can't be moved. */
 export type RelocationFailure = 'trap' | 'far-transfer' | 'transaction' | 'unrelocatable';
 
-const REX_MASK = 0xf0;
-const REX = 0x40;
 const OPCODE_GROUP5 = 0xff; // inc, dec, call, callf, jmp, jmpf, push of r/m
 const MODRM_REG_MASK = 0x38;
 const GROUP5_JMP = 4 << 3;
-const LEGACY_PREFIXES = new Set([0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x2e, 0x36, 0x3e, 0x26, 0x64, 0x65]);
 
 const NOTHING: readonly never[] = [];
 
@@ -148,9 +145,7 @@ export class Relocator {
     const { bytes, base, address } = decoder;
     // The push moves rsp before the jump reads it.
     if (decoder.usesStackPointer()) return 'unrelocatable';
-    let opcode = 0;
-    while (LEGACY_PREFIXES.has(bytes[address - base + opcode])) opcode++;
-    if ((bytes[address - base + opcode] & REX_MASK) === REX) opcode++;
+    const opcode = decoder.opcodeOffset();
     if (bytes[address - base + opcode] !== OPCODE_GROUP5) return 'unrelocatable';
     this.#pushConstant(decoder.end);
     const modrm = this.#bytes.length + opcode + 1;
@@ -167,7 +162,7 @@ export class Relocator {
     const from = address - base;
     if (ripOffset >= 0) {
       // An address-size prefix cuts the sum to 32 bits: that depends on where the code stands.
-      if (LEGACY_PREFIXES.has(bytes[from]) && decoder.isEipRelative()) return 'unrelocatable';
+      if (decoder.hasAddressSizePrefix() && decoder.isEipRelative()) return 'unrelocatable';
       // The processor counts from the end of the instruction; a fixup counts from the end of its field.
       const behind = length - (ripOffset + 4);
       this.#fixups.push({ offset: at + ripOffset, target: decoder.memoryTarget() - behind });
@@ -189,10 +184,11 @@ export class Relocator {
   }
 }
 
-/** The condition of a jcc: the low bits of the last opcode byte, in front of the distance. */
+/** The condition of a jcc: the low bits of its opcode (70 to 7f, or 0f 80 to 8f). */
 function condition(decoder: CodeDecoder): number {
-  const { bytes, end, base, length } = decoder;
-  return bytes[end - base - (length >= 6 ? 5 : 2)] & 0x0f;
+  const { bytes, address, base } = decoder;
+  const opcode = address - base + decoder.opcodeOffset();
+  return bytes[bytes[opcode] === 0x0f ? opcode + 1 : opcode] & 0x0f;
 }
 
 /**

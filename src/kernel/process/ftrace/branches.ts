@@ -62,7 +62,7 @@ export interface BranchScan {
 
 /**
  * Scans every byte of `section`. `inside` marks the addresses where nothing may branch to, `entries` those of
- * function entries; both are of the same sections. About 1 ns a byte.
+ * function entries; both are of the same sections. A few ns a byte.
  */
 export function scanBranches(
   section: CodeSection,

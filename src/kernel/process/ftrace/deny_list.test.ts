@@ -7,6 +7,8 @@ test.each([
   ['__restore_rt', '__restore_mask'],
   ['EVP_DigestInit.cold', 'EVP_DigestInit.coldness'],
   ['luaV_execute.cold.3', 'luaV_execute.part.3'],
+  ['f.cold.lto_priv.0', 'f.lto_priv.0'],
+  ['main.__part.1', 'main.part.1'],
   ['_start', '_start_cycle'],
   ['_dl_runtime_resolve_xsavec', '_dl_fixup'],
   ['__syscall_cp_asm', '__syscall_cp'],

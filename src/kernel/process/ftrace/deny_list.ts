@@ -17,8 +17,8 @@ const DENIED: readonly Denied[] = [
     why: 'it is the return from a signal handler, which unwinders and debuggers know by its bytes',
   },
   {
-    names: /\.cold(\.\d+)?$/,
-    why: 'it is the rarely executed part of another function, entered by a jump with that function’s frame',
+    names: /\.cold(\.|$)|\.__part\.\d+$/,
+    why: 'it is a part of another function that was placed elsewhere, entered by a jump in that function’s frame',
   },
   {
     names: /^OUTLINED_FUNCTION_\d+(\.|$)/,

@@ -127,16 +127,17 @@ function refusePointers(sites: Sites, inside: SiteBits, bytes: Uint8Array): void
 
 /** Refuses sites that a jump table of their own function leads into. */
 function refuseTables(map: CodeMap, sites: Sites, inside: SiteBits, registerJumps: readonly number[]): void {
-  let done = Number.NEGATIVE_INFINITY;
+  let start = 0;
+  let end = 0;
   for (const jump of registerJumps) {
-    if (jump < done) continue;
+    if (jump >= start && jump < end) continue;
     // An unwind-table entry is the whole of a function, even where symbols name places inside it.
     const frame = map.frame(jump);
-    const start = frame?.start ?? map.startBelow(jump);
-    const end = frame ? frame.start + frame.size : map.endOf(start);
-    done = end;
-    const section = map.section(start);
-    if (!section || !sites.anyIn(start, end)) continue;
+    const section = map.section(jump)!;
+    start = Math.max(frame?.start ?? map.startBelow(jump), section.address);
+    end = frame ? frame.start + frame.size : map.endOf(start);
+    end = Math.min(end, section.address + section.bytes.length);
+    if (!sites.anyIn(start, end)) continue;
     forEachTableTarget(map, section, start, end, target => {
       if (!inside.has(target)) return;
       const site = sites.at(target)!;

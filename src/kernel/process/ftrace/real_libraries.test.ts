@@ -1,14 +1,17 @@
 /** The analysis on real files: how much can be patched, how fast, and that no branch was overlooked. */
 
-import { existsSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { ElfFile } from '../../../elf/file.js';
 import { R_X86_64_64, R_X86_64_IRELATIVE, R_X86_64_RELATIVE } from '../../../elf/format.js';
 import { frameRanges } from '../../../elf/frames.js';
 import { denied } from './deny_list.js';
 import { findPatchSites } from './find_patch_sites.js';
-import { isPatchSite, type ModuleCode, type TracedFunction } from './patch_site.js';
+import { isPatchSite, type ModuleCode, placeDisplaced, type TracedFunction } from './patch_site.js';
 
 const iced = createRequire(import.meta.url)('iced-x86') as typeof import('iced-x86');
 
@@ -144,3 +147,93 @@ test.each(['/lib/x86_64-linux-gnu/libcrypto.so.3', '/lib/x86_64-linux-gnu/libc.s
     expect(refused).toBeGreaterThan(0);
   },
 );
+
+test.each(['/lib/x86_64-linux-gnu/libcrypto.so.3', '/lib/x86_64-linux-gnu/libc.so.6', '/usr/bin/python3.11'])(
+  '%s: every displaced instruction does at its new address what it did at its old one',
+  path => {
+    if (!existsSync(path)) return;
+    const { code, framed } = load(path, 'dynsym');
+    const bias = 0x7f0000000000n;
+    const decode = (bytes: Uint8Array, ip: bigint) => {
+      const decoder = new iced.Decoder(64, bytes, iced.DecoderOptions.None);
+      decoder.ip = ip;
+      const instruction = decoder.decode();
+      decoder.free();
+      return instruction;
+    };
+    const kinds: Record<string, number> = {};
+    for (const site of findPatchSites(code, framed).filter(isPatchSite)) {
+      const at = bias + BigInt(site.address) + 0x1234567n;
+      const placed = placeDisplaced(site, at, bias);
+      for (const { from, to } of site.displaced.boundaries) {
+        const bytes = code.sections.find(
+          s => site.address >= s.address && site.address < s.address + s.bytes.length,
+        )!;
+        const offset = site.address + from - bytes.address;
+        const old = decode(bytes.bytes.subarray(offset, offset + 15), bias + BigInt(site.address + from));
+        if (site.kind === 'nop-sled') {
+          expect(old.mnemonic).toBe(iced.Mnemonic.Nop);
+          continue;
+        }
+        const moved = decode(placed.subarray(to), at + BigInt(to));
+        let kind = 'copied';
+        if (old.isCallNear || old.isCallNearIndirect) {
+          kind = 'call';
+          // push [constant]: the address behind the original call; then a jump to the callee.
+          const constant = Number(moved.ipRelMemoryAddress - at);
+          expect(new DataView(placed.buffer).getBigUint64(constant, true)).toBe(old.nextIP);
+          const jump = decode(placed.subarray(to + moved.length), at + BigInt(to + moved.length));
+          if (old.isCallNear) expect(jump.nearBranchTarget).toBe(old.nearBranchTarget);
+          else if (old.isIpRelMemoryOperand) expect(jump.ipRelMemoryAddress).toBe(old.ipRelMemoryAddress);
+          else expect(jump.toString()).toBe(old.toString().replace('call', 'jmp'));
+          jump.free();
+        } else if (old.isIpRelMemoryOperand) {
+          kind = 'rip-relative';
+          expect(moved.code).toBe(old.code);
+          expect(moved.ipRelMemoryAddress).toBe(old.ipRelMemoryAddress);
+          expect(moved.toString()).toBe(old.toString());
+        } else if (old.nearBranchTarget !== 0n) {
+          kind = 'branch';
+          expect(moved.mnemonic).toBe(old.mnemonic);
+          expect(moved.nearBranchTarget).toBe(old.nearBranchTarget);
+        } else {
+          expect(placed.subarray(to, to + old.length)).toEqual(
+            Uint8Array.from(bytes.bytes.subarray(offset, offset + old.length)),
+          );
+        }
+        kinds[kind] = (kinds[kind] ?? 0) + 1;
+        old.free();
+        moved.free();
+      }
+    }
+    console.log(path, kinds);
+    expect(kinds['rip-relative']).toBeGreaterThan(100);
+  },
+);
+
+const SOURCE = 'int twice(int x) { return x * 2; } int thrice(int x) { return twice(x) + x; }';
+const gcc = spawnSync('gcc', ['--version']).status === 0;
+
+test.runIf(gcc).each([
+  ['-fpatchable-function-entry=5 -fcf-protection=none', 0, 5],
+  ['-fpatchable-function-entry=16 -fcf-protection=full', 4, 5],
+  ['-pg -mfentry -mnop-mcount -fno-pic -fcf-protection=none', 0, 5],
+])('gcc %s: each function has a nop sled', (options, behind, length) => {
+  const directory = mkdtempSync(join(tmpdir(), 'multitrace-sled-'));
+  try {
+    const library = join(directory, 'sled.so');
+    const built = spawnSync(
+      'gcc',
+      ['-O2', ...options.split(' '), '-shared', '-nostdlib', '-x', 'c', '-', '-o', library],
+      { input: SOURCE, encoding: 'utf8' },
+    );
+    expect(built.stderr).toBe('');
+    const { code, functions } = load(library, 'dynsym');
+    expect(functions.map(fn => fn.name).sort()).toEqual(['thrice', 'twice']);
+    for (const site of findPatchSites(code, functions)) {
+      expect(site).toMatchObject({ kind: 'nop-sled', address: site.function + behind, length });
+    }
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+});

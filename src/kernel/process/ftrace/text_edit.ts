@@ -16,8 +16,8 @@ export interface TextEdit {
 }
 
 const WORD = 8n;
-/** Sites closer than this are read in one piece. */
-const READ_GAP = 64n << 10n;
+/** Sites closer than this are read in one piece: less than a page, so that no unmapped page can lie between. */
+const READ_GAP = 4096n;
 
 interface Word {
   readonly before: bigint;

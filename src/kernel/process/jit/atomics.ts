@@ -27,7 +27,7 @@ export function emitAtomic(e: Emitter, index: number, operation: Atomic): void {
       if (size === 4) a.mov(rax, rax, 4);
       return;
     default:
-      if (!fetch) a.lock(name, where, homeOf(src), size);
+      if (!fetch) a.lock(name, where, e.plan.immediates.get(index) ?? homeOf(src), size);
       else if (name === 'add') a.lockXadd(where, e.target(src), size);
       else emitFetchBitwise(e, index, name, size);
   }

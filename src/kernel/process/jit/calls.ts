@@ -4,16 +4,17 @@
  */
 
 import { HELPER } from '../../../bpf/helpers.js';
-import { RESULT } from '../../../bpf/instruction.js';
-import { mem, rax, rdi, rdx, rsi } from '../../../x86/assembler.js';
+import { FRAME_POINTER, RESULT } from '../../../bpf/instruction.js';
+import { type Label, mem, rax, rdi, rdx, rsi } from '../../../x86/assembler.js';
 import { errnoNumber } from '../../errno.js';
 import { ENTRY, RECORD } from '../kfunc_md/record.js';
 import { FRAME } from '../trampoline/frame.js';
 import type { Emitter } from './emitter.js';
-import type { JitArray } from './environment.js';
 import { emitGoto } from './jumps.js';
 import type { CallPlan } from './plan.js';
 import { CALLER_SAVED } from './register_map.js';
+
+type ArrayLookup = CallPlan & { readonly kind: 'array_lookup' };
 
 const WORD = 8;
 
@@ -25,32 +26,34 @@ function emitRoutineCall(e: Emitter, address: bigint): void {
 }
 
 /**
- * `rax = values + index * stride`, where index < maxEntries; otherwise goes to `absent`. The key is what rsi points
- * to, and rsi is lost, as r2 is at a call.
+ * `rax = values + index * stride`, where index < maxEntries; otherwise goes to `absent`. The key is on the stack,
+ * or where rsi points.
  */
-function emitArrayIndex(e: Emitter, map: JitArray, absent: ReturnType<Emitter['labelOf']>): void {
+function emitArrayIndex(e: Emitter, plan: ArrayLookup, absent: Label): void {
   const { a } = e;
+  const { map, keyOffset } = plan;
   e.target(RESULT);
-  e.changing(rsi);
-  a.mov(rax, mem(rsi), 4);
+  a.mov(rax, keyOffset === undefined ? mem(rsi) : e.memory(FRAME_POINTER, keyOffset), 4);
   a.cmp(rax, map.maxEntries | 0, 4);
   a.jcc('ae', absent);
-  a.movImm64(rsi, map.values);
-  if (map.stride === WORD) {
-    a.lea(rax, mem(rsi, 0, rax, WORD));
+  // Arguments are lost at a call: a register of theirs takes the address, if that spares the trampoline nothing.
+  const values = e.changedArgument();
+  if (values !== undefined) a.movImm64(values, map.values);
+  if (values !== undefined && map.stride === WORD) {
+    a.lea(rax, mem(values, 0, rax, WORD));
     return;
   }
   if ((map.stride & (map.stride - 1)) === 0) a.shl(rax, Math.log2(map.stride));
   else a.imul3(rax, rax, map.stride);
-  a.add(rax, rsi);
+  a.add(rax, values ?? e.constant(map.values));
 }
 
 /** An array's lookup whose result is used in some other way than being compared with zero at once. */
-function emitArrayLookup(e: Emitter, map: JitArray): void {
+function emitArrayLookup(e: Emitter, plan: ArrayLookup): void {
   const { a } = e;
   const absent = a.label();
   const done = a.label();
-  emitArrayIndex(e, map, absent);
+  emitArrayIndex(e, plan, absent);
   a.bind(done);
   e.apart(() => {
     a.bind(absent);
@@ -78,7 +81,7 @@ export function emitCheckedLookup(e: Emitter, index: number, plan: CallPlan): bo
   const isValue = operation.condition === 'eq' ? check + 1 : target;
   const readsNull = ((e.plan.liveness.before[isNull] as number) & (1 << RESULT)) !== 0;
   const absent = readsNull ? a.label() : e.labelOf(isNull);
-  emitArrayIndex(e, plan.map, absent);
+  emitArrayIndex(e, plan, absent);
   emitGoto(e, isValue, check + 1);
   if (readsNull) {
     e.apart(() => {
@@ -142,7 +145,7 @@ function emitInline(e: Emitter, helper: number): void {
 export function emitCall(e: Emitter, plan: CallPlan): void {
   switch (plan.kind) {
     case 'array_lookup':
-      emitArrayLookup(e, plan.map);
+      emitArrayLookup(e, plan);
       return;
     case 'routine':
       emitRoutineCall(e, plan.address);

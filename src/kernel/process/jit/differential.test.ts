@@ -24,7 +24,7 @@ import type { MapSpec, VerifierEnv } from '../verifier/environment.js';
 import { verifyProgram } from '../verifier/verifier.js';
 import { compileProgram } from './compile.js';
 import type { JitMap } from './environment.js';
-import { Bench } from './run_here.js';
+import { Bench } from './fixture.js';
 
 const SEED = Number(process.env.MULTITRACE_SEED ?? Date.now() % 2 ** 31);
 const PROGRAMS = Number(process.env.MULTITRACE_PROGRAMS ?? 4000);

@@ -4,14 +4,15 @@
  */
 
 import { type BpfInsn, FRAME_POINTER, LAST_ARGUMENT } from '../../../bpf/instruction.js';
-import { registersRead, registersWritten } from '../../../bpf/liveness.js';
+import { ARGUMENTS, registersRead, registersWritten } from '../../../bpf/liveness.js';
 import type { AccessSize, Operation } from '../../../bpf/operation.js';
-import { Assembler, type Label, type Mem, mem, type Reg, rsp } from '../../../x86/assembler.js';
+import { Assembler, type Label, type Mem, mem, type Reg, ripLabel, rsp } from '../../../x86/assembler.js';
 import type { VerifiedProgram } from '../verifier/verifier.js';
 import type { JitEnv } from './environment.js';
 import type { Plan } from './plan.js';
 import { CALLER_SAVED, homeOf, homesOf, maskOf, type RegisterMask, SPARE } from './register_map.js';
 
+const CONSTANT_BYTES = 8;
 /** Bytes of code to expect for an instruction. */
 const BYTES_EACH = 16;
 /** r0 to r5, whose homes programs may change. */
@@ -26,6 +27,7 @@ export class Emitter {
   clobbers: RegisterMask = 0;
   private readonly labels: Label[];
   private readonly cold: (() => void)[] = [];
+  private readonly constants: { readonly label: Label; readonly value: bigint }[] = [];
   private index = 0;
   private borrowed: RegisterMask = 0;
 
@@ -101,6 +103,16 @@ export class Emitter {
     return this.changing(register);
   }
 
+  /**
+   * At a call compiled in place, once its arguments were used: one of their registers, or a spare one, that the
+   * program changes anyway; `undefined` if there is none.
+   */
+  changedArgument(): Reg | undefined {
+    const changed = this.plan.written | this.clobbers;
+    const candidates = [...homesOf(ARGUMENTS), ...SPARE];
+    return candidates.find(candidate => (maskOf(candidate) & changed) !== 0);
+  }
+
   private spare(free: readonly Reg[]): Reg {
     const register = free.find(candidate => SPARE.includes(candidate));
     if (register === undefined) throw new RangeError('an instruction borrows more registers than there are');
@@ -123,9 +135,21 @@ export class Emitter {
     this.cold.push(code);
   }
 
-  /** Writes what was put apart. */
+  /** A constant of 8 bytes in memory, behind the code: for where there is no register to load it into. */
+  constant(value: bigint): Mem {
+    const label = this.a.label();
+    this.constants.push({ label, value });
+    return ripLabel(label);
+  }
+
+  /** Writes what was put apart, and the constants. */
   finish(): void {
     for (const code of this.cold) code();
+    if (this.constants.length > 0) this.a.align(CONSTANT_BYTES);
+    for (const { label, value } of this.constants) {
+      this.a.bind(label);
+      this.a.u64(value);
+    }
   }
 }
 

@@ -21,8 +21,8 @@ import { CALLER_SAVED, homesOf, maskOf, type RegisterMask } from './register_map
 
 /** How a call of a helper is compiled. */
 export type CallPlan =
-  /** an array's lookup, in place: reads r2 */
-  | { readonly kind: 'array_lookup'; readonly map: JitArray }
+  /** an array's lookup, in place; the key is `keyOffset` from r10, or what r2 points to */
+  | { readonly kind: 'array_lookup'; readonly map: JitArray; readonly keyOffset: number | undefined }
   /** a routine: its address */
   | { readonly kind: 'routine'; readonly address: bigint; readonly arguments: number }
   /** a few instructions that read what the trampoline laid out around the context */
@@ -33,6 +33,8 @@ export interface Plan {
   readonly kept: Uint8Array;
   readonly liveness: Liveness;
   readonly calls: ReadonlyMap<number, CallPlan>;
+  /** atomics whose operand is written into the instruction; by index */
+  readonly immediates: ReadonlyMap<number, number>;
   /** registers to save, because the caller keeps them and the program changes them */
   readonly saved: readonly Reg[];
   /** caller-saved registers that instructions write as their destination */
@@ -69,7 +71,7 @@ function planCall(program: VerifiedProgram, env: JitEnv, index: number): CallPla
   const array = isArray(map);
   switch (helper) {
     case HELPER.map_lookup_elem:
-      if (array) return { kind: 'array_lookup', map };
+      if (array) return { kind: 'array_lookup', map, keyOffset: program.keyOffsets.get(index) };
       return { kind: 'routine', address: env.routine('hashLookup'), arguments: 2 };
     case HELPER.map_update_elem:
       return { kind: 'routine', address: env.routine(array ? 'arrayUpdate' : 'hashUpdate'), arguments: 4 };
@@ -82,7 +84,9 @@ function planCall(program: VerifiedProgram, env: JitEnv, index: number): CallPla
 
 /** The BPF registers that the code of a call reads. */
 function callReads(plan: CallPlan): RegisterSet {
-  if (plan.kind === 'array_lookup') return 1 << (FIRST_ARGUMENT + 1);
+  if (plan.kind === 'array_lookup') {
+    return 1 << (plan.keyOffset === undefined ? FIRST_ARGUMENT + 1 : FRAME_POINTER);
+  }
   return ((1 << plan.arguments) - 1) << FIRST_ARGUMENT;
 }
 
@@ -102,6 +106,18 @@ function onlyWrites(operation: Operation): boolean {
   }
 }
 
+/** The operands of atomics that need no register: numbers of 32 bits, where nothing is fetched. */
+function planImmediates(program: VerifiedProgram): ReadonlyMap<number, number> {
+  const immediates = new Map<number, number>();
+  for (const [index, operand] of program.atomicOperands) {
+    const operation = program.operations[index];
+    if (operation?.kind !== 'atomic' || operation.fetch) continue;
+    const value = BigInt.asIntN(operation.size * 8, operand);
+    if (value === BigInt.asIntN(32, value)) immediates.set(index, Number(value));
+  }
+  return immediates;
+}
+
 /** Plans the code of `program`. */
 export function planProgram(program: VerifiedProgram, env: JitEnv): Plan {
   const { insns, operations, reached } = program;
@@ -110,6 +126,8 @@ export function planProgram(program: VerifiedProgram, env: JitEnv): Plan {
     if (operation.kind === 'call' && reached[index] === 1) calls.set(index, planCall(program, env, index));
   });
 
+  const immediates = planImmediates(program);
+
   // Only modify-return programs have a result that somebody reads.
   const exitReads = program.env.attachType === 'fmod_ret' ? 1 << RESULT : 0;
   const reads = (index: number): RegisterSet => {
@@ -117,7 +135,9 @@ export function planProgram(program: VerifiedProgram, env: JitEnv): Plan {
     const operation = operations[index] as Operation;
     if (operation.kind === 'exit') return exitReads;
     const call = calls.get(index);
-    return call === undefined ? registersRead(insns[index] as BpfInsn, operation) : callReads(call);
+    if (call !== undefined) return callReads(call);
+    if (immediates.has(index)) return 1 << (insns[index] as BpfInsn).dst;
+    return registersRead(insns[index] as BpfInsn, operation);
   };
   const writes = (index: number): RegisterSet =>
     registersWritten(insns[index] as BpfInsn, operations[index] as Operation);
@@ -154,6 +174,7 @@ export function planProgram(program: VerifiedProgram, env: JitEnv): Plan {
     kept,
     liveness,
     calls,
+    immediates,
     saved: homesOf(used).filter(register => (maskOf(register) & CALLER_SAVED) === 0),
     written: homesOf(written).reduce((mask, register) => mask | maskOf(register), 0) & CALLER_SAVED,
     frameSize: reserved,

@@ -35,7 +35,7 @@ export const NOTICE = { armed: 0, pid: 4, tracer: 8, asked: 12, answered: 16, ti
 
 /** One wait, ns, and how many of them a thread is held at most. */
 export const NOTICE_WAIT_NS = 200_000_000n;
-const WAITS = 50;
+const WAITS = 600;
 
 const FUTEX_WAIT = 0;
 const FUTEX_WAKE = 1;

@@ -7,7 +7,7 @@ import { helperName } from '../../../bpf/helpers.js';
 import { FIRST_ARGUMENT, LAST_ARGUMENT, RESULT } from '../../../bpf/instruction.js';
 import type { MapSpec } from './environment.js';
 import { checkMapValueRange, checkStackRange } from './memory_access.js';
-import type { Step } from './path.js';
+import { note, type Step } from './path.js';
 import { type ArgumentType, prototypeOf } from './prototypes.js';
 import { isConstant, UNKNOWN } from './scalar.js';
 import { STACK_SLOT } from './state.js';
@@ -77,9 +77,12 @@ function checkArgument(step: Step, register: number, type: ArgumentType, map: Ma
   switch (type) {
     case 'const_map_ptr':
       return;
-    case 'map_key':
+    case 'map_key': {
       checkMemoryRead(step, register, (map as MapSpec).keySize);
+      const pointer = step.state.get(register);
+      note(step.findings.keyOffsets, step.index, pointer.kind === 'fp' ? pointer.offset : undefined);
       return;
+    }
     case 'map_value':
       checkMemoryRead(step, register, (map as MapSpec).valueSize);
       return;

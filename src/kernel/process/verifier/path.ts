@@ -22,6 +22,10 @@ export class Findings {
   readonly usedMaps = new Map<number, MapSpec>();
   /** the map that each call of a map helper is for, by index of instruction */
   readonly callMaps = new Map<number, MapSpec>();
+  /** where the key of each map helper's call is, below the frame pointer; `undefined` where that varies */
+  readonly keyOffsets = new Map<number, number | undefined>();
+  /** the operand of each atomic; `undefined` where that varies */
+  readonly atomicOperands = new Map<number, bigint | undefined>();
   private lookups = 0;
 
   /** A number for a lookup result that is no other's copy. */
@@ -32,6 +36,19 @@ export class Findings {
   useStack(offset: number): void {
     this.stackDepth = Math.max(this.stackDepth, -offset);
   }
+}
+
+/** Notes what instruction `index` was found to have on one path, beside what it had on others. */
+export function note<T>(facts: Map<number, T | undefined>, index: number, found: T | undefined): void {
+  const same = !facts.has(index) || facts.get(index) === found;
+  facts.set(index, same ? found : undefined);
+}
+
+/** The facts that hold on every path. */
+export function certain<T>(facts: ReadonlyMap<number, T | undefined>): ReadonlyMap<number, T> {
+  const sure = new Map<number, T>();
+  for (const [index, fact] of facts) if (fact !== undefined) sure.set(index, fact);
+  return sure;
 }
 
 /** An instruction on a path. */

@@ -18,8 +18,8 @@ import { type ControlFlow, checkControlFlow, fallsThrough } from './control_flow
 import type { MapSpec, VerifierEnv } from './environment.js';
 import { checkHelperCall } from './helper_call.js';
 import { checkAtomic, checkLoad, checkStore } from './memory_access.js';
-import { Findings, Step } from './path.js';
-import { constant } from './scalar.js';
+import { certain, Findings, note, Step } from './path.js';
+import { constant, isConstant } from './scalar.js';
 import { refineBranch } from './scalar_branch.js';
 import { State } from './state.js';
 import { mapValue, type Value, ZERO } from './value.js';
@@ -50,6 +50,10 @@ class Verified {
   readonly usedMaps: readonly MapSpec[];
   /** the map that each call of a map helper is for, by index of instruction */
   readonly callMaps: ReadonlyMap<number, MapSpec>;
+  /** where the key of a map helper's call is below the frame pointer, if always there; by index of instruction */
+  readonly keyOffsets: ReadonlyMap<number, number>;
+  /** what the source register of an atomic holds, if always the same number; by index of instruction */
+  readonly atomicOperands: ReadonlyMap<number, bigint>;
   /** by index of instruction: 0 where no path that can be taken leads */
   readonly reached: Uint8Array;
   /** instructions walked, over all paths */
@@ -76,6 +80,8 @@ class Verified {
     this.usedHelpers = [...findings.usedHelpers].sort((a, b) => a - b);
     this.usedMaps = [...findings.usedMaps.values()];
     this.callMaps = findings.callMaps;
+    this.keyOffsets = certain(findings.keyOffsets);
+    this.atomicOperands = certain(findings.atomicOperands);
     this.reached = reached;
     this.processed = processed;
   }
@@ -240,7 +246,8 @@ class Walk {
 
   private checkAtomicInstruction(step: Step, operation: Operation & { kind: 'atomic' }): void {
     const { insn, state } = step;
-    step.readScalar(insn.src, `R${insn.src} leaks addr into mem`);
+    const operand = step.readScalar(insn.src, `R${insn.src} leaks addr into mem`);
+    note(this.findings.atomicOperands, step.index, isConstant(operand) ? operand.min : undefined);
     if (operation.name === 'cmpxchg') step.readScalar(RESULT, `R${RESULT} leaks addr into mem`);
     const fetched = operation.name === 'cmpxchg' ? RESULT : insn.src;
     if (operation.fetch) checkWritable(step, fetched);
