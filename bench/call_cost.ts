@@ -49,6 +49,7 @@ export async function callCost(say: (text: string) => void): Promise<CallRow[]> 
     const ns = await target.time(what, CALLS);
     counter.detach();
     exactly(`multitrace on ${what}`, Number(counter.read()[0].count), CALLS);
+    counter.close();
     return ns;
   };
   const probed = async (what: string): Promise<number> => {

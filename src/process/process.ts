@@ -391,6 +391,8 @@ function threadState(pid: number, tid: number): string | undefined {
 }
 
 function permissionError(pid: number, cause: unknown): BpfError {
+  if (/^Kthread:\s+1/m.test(statusOf(pid)) || !/^VmSize:/m.test(statusOf(pid)))
+    return new BpfError('EPERM', `process ${pid} is a thread of the kernel, which has no program to trace`, { cause });
   const tracer = /^TracerPid:\s+(\d+)/m.exec(statusOf(pid))?.[1];
   if (tracer !== undefined && tracer !== '0' && tracer !== String(process.pid))
     return new BpfError(

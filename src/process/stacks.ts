@@ -1,41 +1,64 @@
 /**
- * Where stopped threads may return to: their instruction pointers and, conservatively, every word of their stacks.
- * A signal handler's frame keeps the interrupted instruction pointer on the stack, so what is not found here is
- * not executing anywhere.
+ * Where a stopped thread will go on: its instruction pointer, and those that the frames of signal handlers on its stack
+ * keep for when the handlers return. Other words on a stack may be left over from calls that returned long ago.
  */
 
 import type { StoppedThread, TracedProcess } from './process.js';
 import { R } from './registers.js';
 
-/** Stacks in use are far smaller; a larger one is not read to its end. */
-const MOST_STACK = 4 << 20;
+/** Stacks in use are far smaller; one that is larger can't be told to be free of anything. */
+const MOST_STACK = 32 << 20;
+const FIRST_PIECE = 64 << 10;
+const PIECE = 1 << 20;
 const TWO_32 = 2 ** 32;
-/** The red zone may hold a word too. */
-const RED_ZONE = 128n;
 
 /**
- * Calls `visit` with each word of the thread's stack, up to `limit` bytes, that lies in [`low`, `high`); stops
- * and returns true when `visit` does. Addresses are numbers: user addresses have 47 bits.
+ * The kernel's `struct rt_sigframe` on x86-64: the handler's return address (the restorer), then a ucontext_t. From the
+ * restorer's word to the saved rip: 8 + offsetof(ucontext_t, uc_mcontext.gregs[REG_RIP]).
  */
-export function anyStackWord(
+const RESTORER_TO_RIP = 8 + 40 + 16 * 8;
+/** What a restorer does: rt_sigreturn, number 15, as `mov rax, 15` or `mov eax, 15`, then `syscall`. */
+const RESTORERS: readonly (readonly number[])[] = [
+  [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05],
+  [0xb8, 0x0f, 0, 0, 0, 0x0f, 0x05],
+];
+const LONGEST_RESTORER = 9;
+
+/**
+ * Whether `hit` is true of an address in [`low`, `high`) at which the thread is, or will be when a signal handler on
+ * its stack returns. True as well for a stack too large to search: it can't be ruled out. Addresses are numbers: user
+ * addresses have 47 bits.
+ */
+export function goesOnAt(
   process: TracedProcess,
   thread: StoppedThread,
   low: number,
   high: number,
-  visit: (word: number) => boolean,
-  limit: number = MOST_STACK,
+  hit: (address: number) => boolean,
 ): boolean {
-  const rsp = thread.registers[R.rsp];
-  const start = (rsp - RED_ZONE) & ~7n;
-  for (let size = Math.min(limit, 64 << 10), done = 0; done < limit; size = Math.min(limit - done, 1 << 20)) {
+  const rip = Number(thread.registers[R.rip]);
+  if (rip >= low && rip < high && hit(rip)) return true;
+  const start = thread.registers[R.rsp] & ~7n;
+  for (let done = 0; done < MOST_STACK; ) {
+    const size = done === 0 ? FIRST_PIECE : PIECE;
     const bytes = process.readMapped(start + BigInt(done), size);
     const halves = new Uint32Array(bytes.buffer, bytes.byteOffset, (bytes.length >> 3) * 2);
     for (let i = 0; i < halves.length; i += 2) {
       const word = halves[i + 1] * TWO_32 + halves[i];
-      if (word >= low && word < high && visit(word)) return true;
+      if (word < low || word >= high || !hit(word)) continue;
+      if (isSavedRip(process, start + BigInt(done + i * 4))) return true;
     }
+    if (bytes.length < size) return false;
     done += size;
-    if (bytes.length < size) break;
   }
-  return false;
+  return true;
+}
+
+/** Whether the word at `at` is the rip in a signal handler's frame. */
+function isSavedRip(process: TracedProcess, at: bigint): boolean {
+  const word = process.readMapped(at - BigInt(RESTORER_TO_RIP), 8);
+  if (word.length < 8) return false;
+  const restorer = new DataView(word.buffer, word.byteOffset).getBigUint64(0, true);
+  const code = process.readMapped(restorer, LONGEST_RESTORER);
+  return RESTORERS.some(bytes => bytes.length <= code.length && bytes.every((byte, i) => code[i] === byte));
 }

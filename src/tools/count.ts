@@ -7,11 +7,12 @@ import { HELPER } from '../bpf/helpers.js';
 import { ProgramBuilder, R0, R1, R2, R10 } from '../bpf/builder.js';
 import type { BpfInsn } from '../bpf/instruction.js';
 import { MAP_TYPE } from '../bpf/map_type.js';
+import { BpfError } from '../kernel/errno.js';
 import type { BpfMap, Kernel, LinkTarget, SkippedFunction, TargetFunction, TracingMultiLink } from '../kernel/kernel.js';
 import type { SelectorSet } from '../process/symbols/selector.js';
 
-/** Slots of the map: functions that one machine can count. Memory of slots that nobody touches costs nothing. */
-export const MAX_FUNCTIONS = 1 << 20;
+/** Slots of the map for functions of libraries that are loaded later. Memory of slots that nobody touches costs nothing. */
+const LATER_FUNCTIONS = 1 << 17;
 const KEY_BYTES = 4;
 const VALUE_BYTES = 8;
 
@@ -66,12 +67,13 @@ export class Counter {
   constructor(kernel: Kernel, selectors: SelectorSet, attaching: (functions: number) => void = () => {}) {
     this.#kernel = kernel;
     this.#selectors = selectors;
+    const now = kernel.functions(selectors);
     this.#map = kernel.mapCreate({
       type: MAP_TYPE.ARRAY,
       name: 'counts',
       keySize: KEY_BYTES,
       valueSize: VALUE_BYTES,
-      maxEntries: MAX_FUNCTIONS,
+      maxEntries: now.length + LATER_FUNCTIONS,
     });
     const prog = kernel.progLoad({
       name: 'count',
@@ -79,7 +81,7 @@ export class Counter {
       insns: countProgram(this.#map),
       maps: [this.#map],
     });
-    const targets = this.#newTargets();
+    const targets = this.#newTargets(now);
     attaching(targets.length);
     const from = performance.now();
     this.#link = kernel.linkCreate({ prog, targets, skipInvalid: true });
@@ -115,24 +117,24 @@ export class Counter {
 
   /** Attaches to what matches now and did not before: libraries that were just loaded. */
   extend(): void {
-    const targets = this.#newTargets();
+    const targets = this.#newTargets(this.#kernel.functions(this.#selectors));
     if (targets.length === 0) return;
     const from = performance.now();
     this.#link.add(targets);
     this.#attachMs += performance.now() - from;
   }
 
-  #newTargets(): LinkTarget[] {
+  #newTargets(matched: readonly TargetFunction[]): LinkTarget[] {
     const targets: LinkTarget[] = [];
     const done = new Set(this.#link?.targets.map(t => t.target.address));
     for (const { address } of this.#link?.skipped ?? []) done.add(address);
-    for (const target of this.#kernel.functions(this.#selectors)) {
+    for (const target of matched) {
       if (done.has(target.address)) continue;
       // A library that was unloaded and loaded again at the same place keeps its slots.
       let slot = this.#slots.get(target.address);
       if (slot === undefined || this.#functions[slot].name !== target.name) {
         slot = this.#functions.length;
-        if (slot >= MAX_FUNCTIONS) break;
+        if (slot >= this.#map.maxEntries) throw tooMany(slot);
         this.#slots.set(target.address, slot);
         this.#functions.push(target);
       }
@@ -160,4 +162,17 @@ export class Counter {
   detach(): void {
     this.#link.detach();
   }
+
+  /** Detaches, and gives the map back: it can't be read any more. */
+  close(): void {
+    this.detach();
+    this.#map.free();
+  }
+}
+
+function tooMany(slots: number): BpfError {
+  return new BpfError(
+    'E2BIG',
+    `the process loaded libraries with more functions than there is room to count (${slots}); give selectors that match fewer`,
+  );
 }

@@ -26,6 +26,7 @@ import { findNoticePlace, LoaderNotice } from './loader_notice.js';
 import { createMap, type BpfMap as ProcessMap } from './maps/map.js';
 import { emitMapRoutines, type MapRoutines } from './maps/routines.js';
 import type { LoadedProgram } from './program.js';
+import { repairLeftovers } from './repair.js';
 import { CodeRegion } from './region/code_region.js';
 import { DATA_REGION_BYTES, DataArena } from './region/data_arena.js';
 import { planDataAddress, SharedRegion } from './region/region.js';
@@ -63,11 +64,11 @@ export class ProcessKernel implements Kernel {
       process.resumeAll();
     }
     this.#stopper = new Stopper(process);
+    repairLeftovers(process, this.#stopper);
     this.#targets = new Targets(process);
     const place = findNoticePlace(this.#targets);
     const { modules } = this.#targets;
-    if (modules.length === 0)
-      throw new BpfError('ENOEXEC', `process ${process.pid} maps no file as code that could be read; it can't be traced`);
+    if (modules.length === 0) throw nothingToTrace(this.#targets, process.pid);
     const low = place?.low ?? modules[0].start;
     const high = place?.high ?? modules[0].end;
     this.#code = CodeRegion.plan(process, PROGRAM_REGION_BYTES, low, high, []);
@@ -235,4 +236,14 @@ export class ProcessKernel implements Kernel {
       for (const region of this.#arena.regions) region.unmapRemote(remote);
     });
   }
+}
+
+function nothingToTrace({ unreadable }: Targets, pid: number): BpfError {
+  const [first] = unreadable;
+  return new BpfError(
+    'ENOEXEC',
+    first === undefined
+      ? `process ${pid} runs no program of its own (a kernel thread?); it can't be traced`
+      : first.why,
+  );
 }

@@ -410,6 +410,24 @@ describe('a file at a fixed address', () => {
     expect(reason(PROLOGUE + NOPS, { fixed: false, data: data(BASE + 1) })).toBe('moved');
   });
 
+  test('pointer-into-entry: wherever the bytes of the section lie in a buffer, and where it starts', () => {
+    const pointer = Buffer.alloc(8);
+    pointer.writeUInt32LE(BASE + 1);
+    for (const address of [DATA, DATA + 3]) {
+      for (const offset of [0, 1, 5, 8]) {
+        // Another address stands in front of the section: it is not looked at.
+        const before = Buffer.alloc(offset, 0xff);
+        const bytes = Buffer.concat([before, Buffer.alloc(-address & 7), pointer]).subarray(offset);
+        const traced = { name: 'traced', address: BASE, size: 10 };
+        const scene = moduleOf(code(PROLOGUE + NOPS), {});
+        const look = (data: Uint8Array) =>
+          findPatchSites({ ...scene, fixedData: [{ name: '.data', address, bytes: data }] }, [traced])[0];
+        expect(look(bytes)).toMatchObject({ reason: 'pointer-into-entry' });
+        expect(look(bytes.subarray(0, -1))).toMatchObject({ kind: 'moved' });
+      }
+    }
+  });
+
   test('branch-into-entry: an address in an instruction', () => {
     expect(reason(`${PROLOGUE} b801100000 ffe0 ${NOPS}`, { fixed: true })).toBe('branch-into-entry');
     expect(reason(`${PROLOGUE} b800100000 ffe0 ${NOPS}`, { fixed: true })).toBe('moved');

@@ -10,6 +10,7 @@ import { CodeMap, lastAtOrBelow } from './code_map.js';
 import { examineEntry } from './entry.js';
 import { forEachTableTarget } from './jump_tables.js';
 import {
+  type CodeSection,
   isPatchSite,
   type ModuleCode,
   type PatchSite,
@@ -95,7 +96,7 @@ function refuseEntered(map: CodeMap, sites: Sites, functions: readonly TracedFun
     if (inside.has(pointer))
       sites.refuse(sites.at(pointer)!, 'pointer-into-entry', `to 0x${pointer.toString(16)}`);
   }
-  for (const section of module.fixedData ?? []) refusePointers(sites, inside, section.bytes);
+  for (const section of module.fixedData ?? []) refusePointers(sites, inside, section);
 
   const scan: BranchScan = { inside: [], toEntry: [], registerJumps: [] };
   for (const section of module.sections) {
@@ -113,15 +114,16 @@ function refuseEntered(map: CodeMap, sites: Sites, functions: readonly TracedFun
   refuseLoops(map, sites, functions, scan);
 }
 
-/** Code addresses among 8-byte words of data that has no relocations. */
-function refusePointers(sites: Sites, inside: SiteBits, bytes: Uint8Array): void {
-  const words =
-    bytes.byteOffset % 4 === 0
-      ? new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length >>> 2)
-      : new Uint32Array(bytes.slice(0, bytes.length & ~3).buffer);
+/** Code addresses among the aligned 8-byte words of data that has no relocations. */
+function refusePointers(sites: Sites, inside: SiteBits, section: CodeSection): void {
+  const skipped = -section.address & 7;
+  let bytes = section.bytes.subarray(skipped);
+  if (bytes.byteOffset % 4 !== 0) bytes = Uint8Array.from(bytes);
+  const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length >>> 2);
   for (let i = 0; i + 1 < words.length; i += 2) {
-    if (words[i + 1] !== 0 || !inside.has(words[i])) continue;
-    sites.refuse(sites.at(words[i])!, 'pointer-into-entry', `to 0x${words[i].toString(16)}`);
+    const pointer = words[i] + words[i + 1] * 2 ** 32;
+    if (!inside.has(pointer)) continue;
+    sites.refuse(sites.at(pointer)!, 'pointer-into-entry', `to 0x${pointer.toString(16)}`);
   }
 }
 

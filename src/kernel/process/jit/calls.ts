@@ -94,8 +94,9 @@ export function emitCheckedLookup(e: Emitter, index: number, plan: CallPlan): bo
 }
 
 /**
- * get_func_arg(ctx, n, value): `*value = argument n` and 0, or -EINVAL where the function has no argument n. The
- * number is 32 bits.
+ * get_func_arg(ctx, n, value): `*value = argument n` and 0, or `*value = 0` and -EINVAL where the function has no
+ * argument n. The number is 32 bits. The kernel leaves `*value` alone there; but the verifier counts it as written,
+ * and nobody should find in it what was on the stack before.
  */
 function emitFunctionArgument(e: Emitter): void {
   const { a } = e;
@@ -112,6 +113,7 @@ function emitFunctionArgument(e: Emitter): void {
   a.bind(done);
   e.apart(() => {
     a.bind(absent);
+    a.mov(mem(rdx), 0);
     a.mov(rax, -errnoNumber('EINVAL'));
     a.jmp(done);
   });

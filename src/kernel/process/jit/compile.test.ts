@@ -280,6 +280,12 @@ describe('helpers compiled in place', () => {
     // The argument number is 32 bits.
     expect(run(arg((1n << 32n) + 4n))).toBe(50n);
     const status: Write = p => p.load(8, R2, R1).mov(R3, R10).add(R3, -8).call(HELPER.get_func_arg).exit();
+    // What was on the stack does not show through.
+    const left: Write = p => {
+      p.store(8, R10, -8, 77).load(8, R2, R1).mov(R3, R10).add(R3, -8);
+      return p.call(HELPER.get_func_arg).load(8, R0, R10, -8).exit();
+    };
+    expect(run(left, 'fmod_ret', { ...CALL, args: [6n, 2n, 3n, 4n, 5n, 6n] })).toBe(0n);
     for (const n of [6n, 7n, 0xffff_ffffn]) {
       expect(BigInt.asIntN(64, run(status, 'fmod_ret', { ...CALL, args: [n, 2n, 3n, 4n, 5n, 6n] }))).toBe(
         -22n,

@@ -27,7 +27,7 @@ import type { JitMap } from './environment.js';
 import { Bench } from './fixture.js';
 
 const SEED = Number(process.env.MULTITRACE_SEED ?? Date.now() % 2 ** 31);
-const PROGRAMS = Number(process.env.MULTITRACE_PROGRAMS ?? 4000);
+const PROGRAMS = Number(process.env.MULTITRACE_PROGRAMS ?? 3000);
 const RUNS = 3;
 const NARGS = 6;
 const MAP_ID = 7;

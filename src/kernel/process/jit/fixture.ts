@@ -123,9 +123,9 @@ export class Bench {
           return BigInt(call.args.length);
         case HELPER.get_func_arg: {
           const number = second & 0xffff_ffffn;
-          if (number >= BigInt(call.args.length)) return -22n;
-          memory.store(third, WORD, memory.load(ctx + number * 8n, WORD));
-          return 0n;
+          const exists = number < BigInt(call.args.length);
+          memory.store(third, WORD, exists ? memory.load(ctx + number * 8n, WORD) : 0n);
+          return exists ? 0n : -22n;
         }
         case HELPER.map_lookup_elem: {
           const map = [...maps.values()].find(m => m.address === ctx);

@@ -6,7 +6,7 @@
 import type { Module } from '../../../process/image.js';
 import type { StoppedThread } from '../../../process/process.js';
 import { R, setRegisters } from '../../../process/registers.js';
-import { anyStackWord } from '../../../process/stacks.js';
+import { goesOnAt } from '../../../process/stacks.js';
 import { Assembler } from '../../../x86/assembler.js';
 import { BpfError } from '../../errno.js';
 import type { LinkTarget, SkippedFunction, SkipReason } from '../../kernel.js';
@@ -16,6 +16,7 @@ import { PreparedText, type TextEdit } from '../ftrace/text_edit.js';
 import { ENTRY, type RecordEntry, writeEntries, writeRecord, writeRecordEntries } from '../kfunc_md/record.js';
 import { KfuncTable } from '../kfunc_md/table.js';
 import type { LoadedProgram } from '../program.js';
+import { isQuiet } from '../quiet.js';
 import type { Arena, Block } from '../region/arena.js';
 import { type CodeBlock, CodeRegion } from '../region/code_region.js';
 import type { Stop, Stopper } from '../stopper.js';
@@ -72,6 +73,11 @@ export class Hooks implements LinkHost {
   readonly #hooks = new Map<bigint, Hook>();
   readonly #regions: CodeRegion[] = [];
   readonly #trampolines = new Map<CodeRegion, Map<string, bigint>>();
+  /**
+   * Slots of functions that were hooked before. A function gets its own slot again, with the same code in it: a context
+   * that some scheduler of the program's own keeps aside in the middle of that code finds it when it goes on.
+   */
+  readonly #slots = new Map<bigint, { readonly slot: CodeBlock; readonly owner: Module }>();
   /** What may still be read or run by a thread, each with what frees it. */
   #retired: (() => void)[] = [];
   /** Functions that multitrace itself patched. */
@@ -175,14 +181,11 @@ export class Hooks implements LinkHost {
   ): Attached {
     const planned: CodeRegion[] = [];
     let hooks: { hook: Hook; want: LinkTarget; edit: TextEdit }[] = [];
-    const release = (list: readonly { hook: Hook }[]): void => {
-      for (const { hook } of list) hook.slot.region.free(hook.slot);
-    };
     let pauseMs = 0;
     try {
       const regionOf = this.#assignRegions(places, planned);
       for (const place of places) {
-        const hook = this.#layOut(link, program, place.want, place.target, place.site, regionOf.get(place.target.owner)!);
+        const hook = this.#layOut(link, program, place.want, place.target, place.site, regionOf);
         hooks.push({ hook, want: place.want, edit: enableEdit(hook) });
       }
       let text = PreparedText.read(this.#stopper.process, hooks.map(h => h.edit));
@@ -190,7 +193,6 @@ export class Hooks implements LinkHost {
         const modified = new Set(text.modified);
         const bad = hooks.filter(h => modified.has(h.edit));
         hooks = hooks.filter(h => !modified.has(h.edit));
-        release(bad);
         for (const { want } of bad) skip(want, live('text-modified'));
       }
 
@@ -217,16 +219,15 @@ export class Hooks implements LinkHost {
         }
         const bad = hooks.filter(h => busy.has(h.hook));
         hooks = hooks.filter(h => !busy.has(h.hook));
-        release(bad);
         for (const { want } of bad) skip(want, live('in-use'));
         text = PreparedText.read(this.#stopper.process, hooks.map(h => h.edit));
       }
-    } catch (cause) {
-      // Nothing of this link was written: `PreparedText.write` undoes its own part.
-      release(hooks);
-      throw cause;
+    } finally {
+      // Where it failed, nothing of this link was written (`PreparedText.write` undoes its own part), and what was
+      // never mapped is forgotten.
+      for (const region of planned) if (region.mapped) this.#regions.push(region);
+      for (const [address, { slot }] of this.#slots) if (!slot.region.mapped) this.#slots.delete(address);
     }
-    for (const region of planned) this.#regions.push(region);
     for (const { hook } of hooks) this.#hooks.set(hook.target.address, hook);
     this.#table.insert(hooks.map(({ hook }) => ({ func: hook.target.address, record: hook.slotAddress })));
     return {
@@ -243,7 +244,7 @@ export class Hooks implements LinkHost {
   ): Map<Module, CodeRegion> {
     const needs = new Map<Module, number>();
     for (const { target, site } of places)
-      needs.set(target.owner, (needs.get(target.owner) ?? 0) + ((slotSize(site) + 63) & -64));
+      if (!this.#slots.has(target.address)) needs.set(target.owner, (needs.get(target.owner) ?? 0) + ((slotSize(site) + 63) & -64));
     const regionOf = new Map<Module, CodeRegion>();
     const promised = new Map<CodeRegion, number>();
     const homeless: Module[] = [];
@@ -298,9 +299,11 @@ export class Hooks implements LinkHost {
     want: LinkTarget,
     target: ProcessTarget,
     site: PatchSite,
-    region: CodeRegion,
+    regionOf: ReadonlyMap<Module, CodeRegion>,
   ): Hook {
-    const slot = region.alloc(slotSize(site));
+    const slot = this.#slots.get(target.address)?.slot ?? regionOf.get(target.owner)!.alloc(slotSize(site));
+    this.#slots.set(target.address, { slot, owner: target.owner });
+    const { region } = slot;
     const slotAddress = region.addressOf(slot);
     const trampoline = this.#trampoline(region, specOf(site, [program]));
     const bytes = region.bytesOf(slot);
@@ -349,19 +352,17 @@ export class Hooks implements LinkHost {
   #busyHooks(stop: Stop, inside: InsidePoints): Set<Hook> {
     const busy = new Set<Hook>();
     if (inside.points.size === 0) return busy;
-    for (const thread of stop.threads)
-      anyStackWord(
-        this.#stopper.process,
-        thread,
-        inside.low,
-        inside.high,
-        word => {
-          const point = inside.points.get(word);
-          if (point !== undefined) busy.add(point.hook);
-          return false;
-        },
-        SIGNAL_FRAME_ROOM,
-      );
+    for (const thread of stop.threads) {
+      const rip = Number(thread.registers[R.rip]);
+      let found: Hook | undefined;
+      const hit = (address: number): boolean => {
+        // Where it is now it can be moved from.
+        found = address === rip ? undefined : inside.points.get(address)?.hook;
+        return found !== undefined;
+      };
+      if (goesOnAt(this.#stopper.process, thread, inside.low, inside.high, hit) && found !== undefined)
+        busy.add(found);
+    }
     return busy;
   }
 
@@ -380,28 +381,29 @@ export class Hooks implements LinkHost {
         );
       for (const hook of ending) this.#hooks.delete(hook.target.address);
       this.#table.delete(ending.map(hook => hook.target.address));
-      for (const hook of ending) this.#retireHook(hook);
+      for (const { more } of ending) if (more !== undefined) this.retire(() => this.#arena.free(more));
       this.#reclaim(stop);
     });
     return ms;
   }
 
-  #retireHook(hook: Hook): void {
-    this.retire(() => hook.slot.region.free(hook.slot));
-    const { more } = hook;
-    if (more !== undefined) this.retire(() => this.#arena.free(more));
-  }
-
   /** Drops the hooks of modules that were unmapped. */
   forgetGone(): void {
-    const gone = [...this.#hooks.values()].filter(hook => !this.#targets.modules.includes(hook.target.owner));
+    const { modules } = this.#targets;
+    for (const [address, { slot, owner }] of this.#slots) {
+      if (modules.includes(owner)) continue;
+      this.#slots.delete(address);
+      this.retire(() => slot.region.free(slot));
+    }
+    const gone = [...this.#hooks.values()].filter(hook => !modules.includes(hook.target.owner));
     if (gone.length === 0) return;
     const addresses = new Set(gone.map(hook => hook.target.address));
     for (const link of new Set(gone.flatMap(hook => hook.programs.map(p => p.link))))
       link.forget(({ target }) => addresses.has(target.address));
     for (const hook of gone) {
       this.#hooks.delete(hook.target.address);
-      this.#retireHook(hook);
+      const { more } = hook;
+      if (more !== undefined) this.retire(() => this.#arena.free(more));
     }
     this.#table.delete([...addresses]);
   }
@@ -416,20 +418,9 @@ export class Hooks implements LinkHost {
 
   /** No thread of the stopped process is in code of ours, now or when it returns from a signal handler. */
   quiet(stop: Stop): boolean {
-    const regions = this.#regions.map(r => ({ from: Number(r.address), to: Number(r.address) + r.size }));
-    if (regions.length === 0) return true;
-    const low = Math.min(...regions.map(r => r.from));
-    const high = Math.max(...regions.map(r => r.to));
-    const ours = (word: number): boolean => regions.some(r => word >= r.from && word < r.to);
-    return !stop.threads.some(
-      thread =>
-        ours(Number(thread.registers[R.rip])) || anyStackWord(this.#stopper.process, thread, low, high, ours),
-    );
+    return isQuiet(this.#stopper.process, stop, this.#regions);
   }
 }
-
-/** How much of a stack is searched for the frame of a signal handler that runs. */
-const SIGNAL_FRAME_ROOM = 32 << 10;
 
 function live(reason: keyof typeof LIVE_REFUSALS): SkipReason {
   return { reason, detail: LIVE_REFUSALS[reason] };

@@ -15,6 +15,9 @@ import { BpfError } from '../../errno.js';
 
 export const PAGE_SIZE = 4096;
 
+/** Regions are memfds of this name and our pid: who finds one knows whose it is. */
+export const REGION_NAME = 'multitrace';
+
 /** What the process may do with a region. */
 export type RegionUse = 'data' | 'code';
 
@@ -38,7 +41,7 @@ export class SharedRegion {
    * threads must be stopped. Throws EEXIST where something is mapped there, EPERM where the process may not.
    */
   static map(remote: RemoteThread, pid: number, use: RegionUse, address: bigint, size: number): SharedRegion {
-    const name = remote.scratchString('multitrace');
+    const name = remote.scratchString(`${REGION_NAME}-${process.pid}`);
     const fd = Number(remote.call('memfd_create', SYS.memfd_create, name, MFD_CLOEXEC));
     let ours = -1;
     try {

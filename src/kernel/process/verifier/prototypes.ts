@@ -16,7 +16,7 @@ export type ArgumentType =
   | 'ctx'
   /** a number */
   | 'anything'
-  /** 8 bytes that the helper writes */
+  /** 8 bytes that the helper writes, whatever it returns */
   | 'ptr_to_uninit_long';
 
 export interface HelperPrototype {

@@ -28,8 +28,8 @@ import { mapValue, type Value, ZERO } from './value.js';
 export const COMPLEXITY_LIMIT = 1_000_000;
 /** Slots of the longest program that it looks at: the same number, as in the kernel. */
 const LONGEST_PROGRAM = COMPLEXITY_LIMIT;
-/** States remembered at one instruction, to end paths that bring nothing new. */
-const STATES_AT_INSTRUCTION = 64;
+/** States remembered at one instruction, the latest ones, to end paths that bring nothing new. */
+const STATES_AT_INSTRUCTION = 16;
 
 /** A program that was proved safe. Only `verifyProgram` can make one: the private field is the brand. */
 class Verified {
@@ -207,7 +207,8 @@ class Walk {
       return false;
     }
     if (earlier.some(old => old.coversState(state))) return true;
-    if (earlier.length < STATES_AT_INSTRUCTION) earlier.push(state.copy());
+    if (earlier.length === STATES_AT_INSTRUCTION) earlier.shift();
+    earlier.push(state.copy());
     return false;
   }
 

@@ -1,0 +1,90 @@
+/**
+ * What a multitrace that was killed left in a process: patched text that leads into its regions. The program runs on
+ * with it unharmed, counting for nobody. Whoever traces that process next puts the file's bytes back first.
+ */
+
+import { type Module, readModules } from '../../process/image.js';
+import { type Mapping, readMappings } from '../../process/mappings.js';
+import type { TracedProcess } from '../../process/process.js';
+import { BpfError } from '../errno.js';
+import { PreparedText, type TextEdit } from './ftrace/text_edit.js';
+import { isQuiet } from './quiet.js';
+import { REGION_NAME } from './region/region.js';
+import type { Stopper } from './stopper.js';
+import { SYS } from '../../ffi/libc.js';
+
+const CALL = 0xe8;
+const JMP = 0xe9;
+const BRANCH_LENGTH = 5;
+const NOP = 0x90;
+/** The longest nop sled that is rewritten behind its call. */
+const MOST_SLED = 64;
+const PATH = new RegExp(`^/memfd:${REGION_NAME}-(\\d+)$`);
+
+/**
+ * Restores what a dead tracer left. Throws EBUSY where the tracer lives. Changes nothing in a process that was never
+ * traced, or was let go of properly.
+ */
+export function repairLeftovers(process: TracedProcess, stopper: Stopper): void {
+  const regions = readMappings(process.pid).filter(m => PATH.test(m.path));
+  if (regions.length === 0) return;
+  for (const region of regions) {
+    const tracer = Number(PATH.exec(region.path)![1]);
+    if (hasMapped(tracer, region.inode))
+      throw new BpfError(
+        'EBUSY',
+        `process ${process.pid} is traced by another multitrace (process ${tracer}) already; end that one first`,
+      );
+  }
+  const code = regions.filter(r => r.executable);
+  const edits = readModules(process.pid).modules.flatMap(module => leftovers(process, module, code));
+  const text = PreparedText.read(process, edits);
+  stopper.during(stop => {
+    text.write(process, stop.tid);
+    const ranges = regions.map(r => ({ address: r.start, size: Number(r.end - r.start) }));
+    if (!isQuiet(process, stop, ranges)) return;
+    stop.remote(remote => {
+      for (const { address, size } of ranges) remote.call('munmap', SYS.munmap, address, size);
+    });
+  });
+}
+
+/** Whether process `pid` has the memfd mapped: it is the tracer, and lives. */
+function hasMapped(pid: number, inode: number): boolean {
+  try {
+    return readMappings(pid).some(m => m.inode === inode && PATH.test(m.path));
+  } catch {
+    return false;
+  }
+}
+
+/** The patches in a module's text that lead into `code`, as edits that undo them. */
+function leftovers(process: TracedProcess, module: Module, code: readonly Mapping[]): TextEdit[] {
+  const edits: TextEdit[] = [];
+  for (const { start, end } of module.text) {
+    // The last page of a mapping goes on behind the file's segment.
+    const file = module.elf.bytesFrom(Number(start - module.bias))?.subarray(0, Number(end - start));
+    if (file === undefined) continue;
+    const now = Buffer.from(process.read(start, file.length));
+    if (now.equals(file)) continue;
+    for (let at = 0; at < now.length; at++) {
+      if (now[at] === file[at]) continue;
+      // The first byte of a patch may be what stood there before.
+      for (let from = Math.max(0, at - BRANCH_LENGTH + 1); from <= at; from++) {
+        if (!leadsInto(now, from, start, code)) continue;
+        let to = from + BRANCH_LENGTH;
+        while (to < from + MOST_SLED && now[to] === NOP && file[to] !== NOP) to++;
+        edits.push({ address: start + BigInt(from), expect: now.subarray(from, to), replace: file.subarray(from, to) });
+        at = to - 1;
+        break;
+      }
+    }
+  }
+  return edits;
+}
+
+function leadsInto(text: Buffer, at: number, base: bigint, code: readonly Mapping[]): boolean {
+  if (at + BRANCH_LENGTH > text.length || (text[at] !== JMP && text[at] !== CALL)) return false;
+  const target = base + BigInt(at + BRANCH_LENGTH + text.readInt32LE(at + 1));
+  return code.some(m => target >= m.start && target < m.end);
+}
