@@ -34,7 +34,8 @@ function fileOffset(program: string, name: string): number {
 }
 
 function exactly(what: string, counted: number, made: number): void {
-  if (counted !== made) throw new BpfError('EIO', `${what} counted ${counted} of ${made} calls: the benchmark is not valid`);
+  if (counted !== made)
+    throw new BpfError('EIO', `${what} counted ${counted} of ${made} calls: the benchmark is not valid`);
 }
 
 /** Measures all rows; `say` is told what goes on. */
@@ -82,8 +83,6 @@ export async function callCost(say: (text: string) => void): Promise<CallRow[]> 
   kernel.close();
   target.end();
   return rows.map(({ name, ns, unavailable }) =>
-    unavailable === undefined
-      ? { name, nsPerCall: median(ns), spread: spread(ns) }
-      : { name, unavailable },
+    unavailable === undefined ? { name, nsPerCall: median(ns), spread: spread(ns) } : { name, unavailable },
   );
 }

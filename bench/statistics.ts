@@ -9,7 +9,8 @@ export function median(values: readonly number[]): number {
 /** Half the distance between the quartiles, as a share of the median. */
 export function spread(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
-  const quartile = (q: number): number => sorted[Math.min(sorted.length - 1, Math.round(q * (sorted.length - 1)))];
+  const quartile = (q: number): number =>
+    sorted[Math.min(sorted.length - 1, Math.round(q * (sorted.length - 1)))];
   return (quartile(0.75) - quartile(0.25)) / 2 / median(values);
 }
 

@@ -7,13 +7,19 @@ import { readFileSync } from 'node:fs';
 import { ProgramBuilder, R0, R1, R2, R10 } from '../src/bpf/builder.js';
 import { encodeProgram } from '../src/bpf/encoding.js';
 import { HELPER } from '../src/bpf/helpers.js';
-import { addressOf, SystemError, SYS, systemCall } from '../src/ffi/libc.js';
+import { addressOf, SYS, SystemError, systemCall } from '../src/ffi/libc.js';
 
 const SYS_BPF = 321;
 const SYS_PERF_EVENT_OPEN = 298;
 const SYS_IOCTL = 16;
 /** linux/bpf.h */
-const BPF = { MAP_CREATE: 0, MAP_LOOKUP_ELEM: 1, PROG_LOAD: 5, MAP_TYPE_ARRAY: 2, PROG_TYPE_KPROBE: 2 } as const;
+const BPF = {
+  MAP_CREATE: 0,
+  MAP_LOOKUP_ELEM: 1,
+  PROG_LOAD: 5,
+  MAP_TYPE_ARRAY: 2,
+  PROG_TYPE_KPROBE: 2,
+} as const;
 const ATTR_BYTES = 128;
 /** linux/perf_event.h */
 const PERF_ATTR_BYTES = 136;
@@ -64,10 +70,24 @@ export class CountingUprobe implements Disposable {
       event.writeBigUInt64LE(addressOf(path), 56);
       event.writeBigUInt64LE(BigInt(offset), 64);
       this.#event = Number(
-        systemCall('perf_event_open', SYS_PERF_EVENT_OPEN, addressOf(event), pid, -1, -1, PERF_FLAG_FD_CLOEXEC),
+        systemCall(
+          'perf_event_open',
+          SYS_PERF_EVENT_OPEN,
+          addressOf(event),
+          pid,
+          -1,
+          -1,
+          PERF_FLAG_FD_CLOEXEC,
+        ),
       );
       fds.push(this.#event);
-      systemCall('ioctl(PERF_EVENT_IOC_SET_BPF)', SYS_IOCTL, this.#event, PERF_EVENT_IOC_SET_BPF, this.#program);
+      systemCall(
+        'ioctl(PERF_EVENT_IOC_SET_BPF)',
+        SYS_IOCTL,
+        this.#event,
+        PERF_EVENT_IOC_SET_BPF,
+        this.#program,
+      );
       systemCall('ioctl(PERF_EVENT_IOC_ENABLE)', SYS_IOCTL, this.#event, PERF_EVENT_IOC_ENABLE, 0);
     } catch (cause) {
       for (const fd of fds) close(fd);

@@ -114,7 +114,11 @@ class CountTool implements SessionTool {
 function sorted(rows: FunctionCount[]): FunctionCount[] {
   return rows.sort((a, b) => {
     if (a.count !== b.count) return a.count > b.count ? -1 : 1;
-    return compareText(a.function, b.function) || compareText(a.module, b.module) || (a.address < b.address ? -1 : 1);
+    return (
+      compareText(a.function, b.function) ||
+      compareText(a.module, b.module) ||
+      (a.address < b.address ? -1 : 1)
+    );
   });
 }
 
@@ -133,7 +137,11 @@ function add(counts: Map<string, FunctionCount>, row: FunctionCount): void {
 }
 
 /** Runs the command; the exit status. */
-export async function count(selectorTexts: readonly string[], what: What, options: CountOptions): Promise<number> {
+export async function count(
+  selectorTexts: readonly string[],
+  what: What,
+  options: CountOptions,
+): Promise<number> {
   const selectors = SelectorSet.parse(selectorTexts);
   const tool = new CountTool(selectors);
   const session =
@@ -185,7 +193,12 @@ function noMatch(texts: readonly string[], tool: CountTool, pid: number): BpfErr
   );
 }
 
-function everyInterval(tool: CountTool, pid: number, options: CountOptions, interval: number): NodeJS.Timeout {
+function everyInterval(
+  tool: CountTool,
+  pid: number,
+  options: CountOptions,
+  interval: number,
+): NodeJS.Timeout {
   let before = new Map<string, bigint>();
   return setInterval(() => {
     const rows = tool.read();
@@ -196,7 +209,8 @@ function everyInterval(tool: CountTool, pid: number, options: CountOptions, inte
     }));
     before = now;
     const shown = chosen(sorted(since), options);
-    if (options.json) print(`${JSON.stringify({ command: 'count', pid, interval, functions: shown.map(asJson) })}\n`);
+    if (options.json)
+      print(`${JSON.stringify({ command: 'count', pid, interval, functions: shown.map(asJson) })}\n`);
     else print(`\n${new Date().toISOString().slice(11, 19)}\n${countTable(shown)}`);
   }, interval * 1000);
 }
@@ -217,7 +231,10 @@ function asJson(row: FunctionCount): object {
 }
 
 function countTable(rows: readonly FunctionCount[]): string {
-  return table([['CALLS', 'FUNCTION', 'MODULE'], ...rows.map(r => [grouped(r.count), r.function, r.module])], [0]);
+  return table(
+    [['CALLS', 'FUNCTION', 'MODULE'], ...rows.map(r => [grouped(r.count), r.function, r.module])],
+    [0],
+  );
 }
 
 function round(ms: number): number {

@@ -7,8 +7,8 @@ import { basename } from 'node:path';
 import { ElfFile } from '../elf/file.js';
 import { BpfError } from '../kernel/errno.js';
 import type { TargetCheck } from '../kernel/kernel.js';
-import { sitesOf } from '../kernel/process/ftrace/module_sites.js';
 import { checkFunctions } from '../kernel/process/ftrace/check.js';
+import { sitesOf } from '../kernel/process/ftrace/module_sites.js';
 import type { ProcessKernel } from '../kernel/process/machine.js';
 import { Session, type SessionTool } from '../kernel/process/session.js';
 import { SelectorSet } from '../process/symbols/selector.js';
@@ -68,7 +68,9 @@ function listFile(path: string, selectors: SelectorSet): TargetCheck[] {
   const elf = ElfFile.open(path);
   const name = basename(path);
   const selectable = { path, isMain: true };
-  const functions = sitesOf(elf, name).functions.filter(f => selectors.matchesFunction(selectable, f.aliases));
+  const functions = sitesOf(elf, name).functions.filter(f =>
+    selectors.matchesFunction(selectable, f.aliases),
+  );
   const results = checkFunctions(elf, name, functions);
   return functions.map((f, i) => {
     const target = {

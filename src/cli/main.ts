@@ -21,17 +21,27 @@ function version(): string {
 
 function build(command: readonly string[] | undefined, done: (status: Promise<number>) => void): Command {
   const program = new Command('multitrace')
-    .description('One BPF program on thousands of functions of a live process, through one link. No root, no agent.')
+    .description(
+      'One BPF program on thousands of functions of a live process, through one link. No root, no agent.',
+    )
     .version(version())
     .exitOverride()
     .showHelpAfterError('(multitrace --help shows what there is)')
     .configureOutput({
       writeOut: print,
       writeErr: printError,
-      outputError: text => note(text.replace(/^error: /, '').trim().replaceAll('\n', ' ')),
+      outputError: text =>
+        note(
+          text
+            .replace(/^error: /, '')
+            .trim()
+            .replaceAll('\n', ' '),
+        ),
     });
   const inherit = (sub: Command): Command =>
-    sub.copyInheritedSettings(program).showHelpAfterError(`(multitrace ${sub.name()} --help shows its options)`);
+    sub
+      .copyInheritedSettings(program)
+      .showHelpAfterError(`(multitrace ${sub.name()} --help shows its options)`);
 
   inherit(program.command('count'))
     .summary('count the calls of functions')
@@ -45,27 +55,39 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
     .option('--all', 'print functions that were not called too')
     .option('--json', 'print one JSON object (and one for each interval) on standard output')
     .option('-v, --verbose', 'name each function that can not be attached, and why')
-    .addHelpText('after', `${SELECTORS}\n\nThe exit status is the command's; 1 where something failed, 2 for bad usage.`)
+    .addHelpText(
+      'after',
+      `${SELECTORS}\n\nThe exit status is the command's; 1 where something failed, 2 for bad usage.`,
+    )
     .action((selectors: string[], options: CountOptions & { pid?: number }) =>
       done(run(() => count(selectors, whatToTrace(options.pid, command), options))),
     );
 
   inherit(program.command('list'))
     .summary('list functions and whether they can be attached')
-    .description('Lists every function that the selectors match, where its patch site is, or why it has none.')
+    .description(
+      'Lists every function that the selectors match, where its patch site is, or why it has none.',
+    )
     .usage('SELECTOR... [options] (-- COMMAND [ARG...] | -p PID | --file ELF)')
     .argument('<selector...>')
     .option('-p, --pid <pid>', 'look at this running process', positiveInteger)
     .option('-f, --file <elf>', 'look at this file, which nothing runs; it is the main program')
     .option('--json', 'print one JSON object on standard output')
-    .addHelpText('after', `${SELECTORS}\n\nA COMMAND is started, looked at with its libraries loaded, and ended before its code runs.`)
+    .addHelpText(
+      'after',
+      `${SELECTORS}\n\nA COMMAND is started, looked at with its libraries loaded, and ended before its code runs.`,
+    )
     .action((selectors: string[], options: ListOptions & { pid?: number; file?: string }) =>
       done(
         run(() => {
           const { file } = options;
           if (file === undefined) return list(selectors, whatToTrace(options.pid, command), options);
           if (options.pid !== undefined || command !== undefined)
-            throw new CommanderError(EXIT_USAGE, 'multitrace.what', 'give only one of --file, -p and a command after --');
+            throw new CommanderError(
+              EXIT_USAGE,
+              'multitrace.what',
+              'give only one of --file, -p and a command after --',
+            );
           return list(selectors, { file }, options);
         }),
       ),

@@ -16,7 +16,9 @@ export const EXIT_FAILURE = 1;
 /** Splits at the first `--`: what is ours, and the command to trace. */
 export function splitCommand(argv: readonly string[]): { own: string[]; command: string[] | undefined } {
   const at = argv.indexOf('--');
-  return at < 0 ? { own: [...argv], command: undefined } : { own: argv.slice(0, at), command: argv.slice(at + 1) };
+  return at < 0
+    ? { own: [...argv], command: undefined }
+    : { own: argv.slice(0, at), command: argv.slice(at + 1) };
 }
 
 /** A commander argument parser: a positive number of seconds. */
@@ -44,7 +46,10 @@ export function whatToTrace(pid: number | undefined, command: readonly string[] 
     throw new BpfError('EINVAL', 'both -p and a command after -- are given; give one of them');
   if (pid !== undefined) return { pid };
   if (command === undefined || command.length === 0)
-    throw new BpfError('EINVAL', 'nothing to trace: give a running process with -p PID, or a command after --');
+    throw new BpfError(
+      'EINVAL',
+      'nothing to trace: give a running process with -p PID, or a command after --',
+    );
   return { command };
 }
 

@@ -44,11 +44,14 @@ export function grouped(value: number | bigint): string {
 /** Columns of text, aligned; those named in `right` to the right. The last column is not padded. */
 export function table(rows: readonly (readonly string[])[], right: readonly number[]): string {
   const widths: number[] = [];
-  for (const row of rows) for (const [i, cell] of row.entries()) widths[i] = Math.max(widths[i] ?? 0, cell.length);
+  for (const row of rows)
+    for (const [i, cell] of row.entries()) widths[i] = Math.max(widths[i] ?? 0, cell.length);
   return rows
     .map(row =>
       row
-        .map((cell, i) => (right.includes(i) ? cell.padStart(widths[i]) : i === row.length - 1 ? cell : cell.padEnd(widths[i])))
+        .map((cell, i) =>
+          right.includes(i) ? cell.padStart(widths[i]) : i === row.length - 1 ? cell : cell.padEnd(widths[i]),
+        )
         .join('  '),
     )
     .map(line => `${line}\n`)

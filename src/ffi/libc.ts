@@ -13,7 +13,9 @@ const cSyscall = libc.func('int64 syscall(int64 n, int64 a, int64 b, int64 c, in
 const cPtrace = libc.func('int64 ptrace(int64 request, int64 pid, uint64 address, uint64 data)');
 const cPtraceBuffer = koffi.load('libc.so.6').func('ptrace', 'int64', ['int64', 'int64', 'uint64', 'void *']);
 const cWaitpid = libc.func('int waitpid(int pid, void *status, int options)');
-const cMmap = libc.func('void *mmap(uint64 address, size_t length, int prot, int flags, int fd, int64 offset)');
+const cMmap = libc.func(
+  'void *mmap(uint64 address, size_t length, int prot, int flags, int fd, int64 offset)',
+);
 const cMunmap = libc.func('int munmap(uint64 address, size_t length)');
 const cMemfdCreate = libc.func('int memfd_create(const char *name, uint flags)');
 const cFtruncate = libc.func('int ftruncate(int fd, int64 length)');
@@ -136,7 +138,7 @@ export function mmap(
   fd: number,
   offset: number,
 ): bigint {
-  const at = BigInt(cMmap(address, length, prot, flags, fd, offset) as number | bigint | null ?? 0);
+  const at = BigInt((cMmap(address, length, prot, flags, fd, offset) as number | bigint | null) ?? 0);
   if (BigInt.asIntN(64, at) === -1n) throw new SystemError('mmap', koffi.errno());
   return at;
 }
@@ -200,7 +202,9 @@ export function futexWake(address: bigint): void {
   systemCall('futex', SYS.futex, address, FUTEX_WAKE, 0x7fffffff);
 }
 
-const protoCode = koffi.proto('uint64 multitrace_code(uint64 a, uint64 b, uint64 c, uint64 d, uint64 e, uint64 f)');
+const protoCode = koffi.proto(
+  'uint64 multitrace_code(uint64 a, uint64 b, uint64 c, uint64 d, uint64 e, uint64 f)',
+);
 
 /**
  * Calls machine code at `address` of this process with up to six integer arguments (System V convention) and

@@ -77,7 +77,8 @@ export function readModules(
   const failed = new Set<string>();
   const byBias = new Map<string, Module & { end: bigint; text: { start: bigint; end: bigint }[] }>();
   for (const mapping of mappings) {
-    if (!mapping.executable || mapping.shared || !mapping.path.startsWith('/') || failed.has(mapping.path)) continue;
+    if (!mapping.executable || mapping.shared || !mapping.path.startsWith('/') || failed.has(mapping.path))
+      continue;
     let elf: ElfFile;
     try {
       elf = loadFile(pid, mapping);

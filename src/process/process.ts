@@ -11,8 +11,8 @@ import {
   PTRACE,
   ptrace,
   readProcessMemory,
-  SystemError,
   SYS,
+  SystemError,
   systemCall,
   WALL,
   WNOHANG,
@@ -251,7 +251,12 @@ export class TracedProcess {
     this.stopped.delete(thread.tid);
     try {
       if (this.isChild && thread.tid === this.pid) {
-        ptrace(thread.jobStopped ? PTRACE.LISTEN : PTRACE.CONT, thread.tid, 0, thread.jobStopped ? 0 : thread.signal);
+        ptrace(
+          thread.jobStopped ? PTRACE.LISTEN : PTRACE.CONT,
+          thread.tid,
+          0,
+          thread.jobStopped ? 0 : thread.signal,
+        );
       } else ptrace(PTRACE.DETACH, thread.tid, 0, thread.signal);
     } catch (cause) {
       // ESRCH: killed while it stood still.
@@ -343,8 +348,7 @@ export class TracedProcess {
 
   /** A stopped thread that can run code for us: one with no signal on its way. */
   borrowableThread(): StoppedThread | undefined {
-    for (const thread of this.stopped.values())
-      if (thread.signal === 0 && !thread.jobStopped) return thread;
+    for (const thread of this.stopped.values()) if (thread.signal === 0 && !thread.jobStopped) return thread;
     return undefined;
   }
 
@@ -392,7 +396,9 @@ function threadState(pid: number, tid: number): string | undefined {
 
 function permissionError(pid: number, cause: unknown): BpfError {
   if (/^Kthread:\s+1/m.test(statusOf(pid)) || !/^VmSize:/m.test(statusOf(pid)))
-    return new BpfError('EPERM', `process ${pid} is a thread of the kernel, which has no program to trace`, { cause });
+    return new BpfError('EPERM', `process ${pid} is a thread of the kernel, which has no program to trace`, {
+      cause,
+    });
   const tracer = /^TracerPid:\s+(\d+)/m.exec(statusOf(pid))?.[1];
   if (tracer !== undefined && tracer !== '0' && tracer !== String(process.pid))
     return new BpfError(
@@ -436,6 +442,7 @@ export function openProcess(pid: number): TracedProcess {
   const owner = /^Tgid:\s+(\d+)/m.exec(statusOf(pid))?.[1];
   if (owner !== undefined && owner !== String(pid))
     throw new BpfError('ESRCH', `${pid} is a thread of process ${owner}: give -p ${owner}`);
-  if (pid === process.pid) throw new BpfError('EINVAL', 'multitrace can not trace itself; give another process');
+  if (pid === process.pid)
+    throw new BpfError('EINVAL', 'multitrace can not trace itself; give another process');
   return target;
 }

@@ -12,7 +12,14 @@ import { PTRACE, ptrace, ptraceBuffer, SystemError } from '../ffi/libc.js';
 import { BpfError } from '../kernel/errno.js';
 import type { Mapping } from './mappings.js';
 import type { StoppedThread, TracedProcess } from './process.js';
-import { getExtendedState, getRegisters, R, type Registers, setExtendedState, setRegisters } from './registers.js';
+import {
+  getExtendedState,
+  getRegisters,
+  R,
+  type Registers,
+  setExtendedState,
+  setRegisters,
+} from './registers.js';
 
 const { SIGTRAP } = constants.signals;
 /** What a system-call stop reports with PTRACE_O_TRACESYSGOOD. */
@@ -60,7 +67,10 @@ export class RemoteThread {
   static borrow(process: TracedProcess, syscallAt: bigint): RemoteThread {
     const thread = process.borrowableThread();
     if (thread === undefined)
-      throw new BpfError('EAGAIN', `every thread of process ${process.pid} is in job-control stop or takes a signal; try again`);
+      throw new BpfError(
+        'EAGAIN',
+        `every thread of process ${process.pid} is in job-control stop or takes a signal; try again`,
+      );
     const remote = new RemoteThread(process, thread, syscallAt);
     ptraceBuffer(PTRACE.GETSIGMASK, thread.tid, 8, remote.#savedMask);
     ptraceBuffer(PTRACE.SETSIGMASK, thread.tid, 8, new Uint8Array(8).fill(0xff));
@@ -95,7 +105,8 @@ export class RemoteThread {
     const bytes = Buffer.alloc(24);
     bytes.write(text, 'latin1');
     const at = ((this.#saved[R.rsp] - RED_ZONE) & ~15n) - 64n;
-    for (let i = 0; i < 24; i += 8) this.#process.pokeText(this.#thread.tid, at + BigInt(i), bytes.readBigUInt64LE(i));
+    for (let i = 0; i < 24; i += 8)
+      this.#process.pokeText(this.#thread.tid, at + BigInt(i), bytes.readBigUInt64LE(i));
     return at;
   }
 

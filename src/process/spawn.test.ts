@@ -16,7 +16,10 @@ async function finish(child: TracedProcess): Promise<void> {
 }
 
 /** Runs a shell script to its end; its exit and what it wrote to its standard output. */
-async function runScript(script: string, environment?: NodeJS.ProcessEnv): Promise<{ child: TracedProcess; output: string }> {
+async function runScript(
+  script: string,
+  environment?: NodeJS.ProcessEnv,
+): Promise<{ child: TracedProcess; output: string }> {
   const path = join(folder, 'output');
   const fd = openSync(path, 'w');
   const child = spawnStopped(['/bin/sh', '-c', script, 'name', 'one', 'two words', ''], {
@@ -68,7 +71,9 @@ test('a script whose interpreter is missing is refused with a sentence', () => {
 
 test('commands are found on the PATH, and what is not there or not executable is told', () => {
   expect(resolveCommand('sh', { PATH: '/nowhere:/bin' })).toBe('/bin/sh');
-  expect(() => resolveCommand('no-such-thing', { PATH: '/bin' })).toThrow(/no program 'no-such-thing' on the PATH/);
+  expect(() => resolveCommand('no-such-thing', { PATH: '/bin' })).toThrow(
+    /no program 'no-such-thing' on the PATH/,
+  );
   expect(() => resolveCommand('/etc/passwd', {})).toThrow(/not executable/);
   expect(() => resolveCommand('./missing', {})).toThrow(/no program \.\/missing/);
 });
@@ -80,7 +85,9 @@ test('a child stands at its first instruction: nothing of it has run, and system
   expect(mappings.some(m => m.path.includes('libc.so'))).toBe(false);
   const remote = RemoteThread.borrow(child, findSyscallInstruction(child, mappings));
   expect(remote.call('getpid', 39)).toBe(BigInt(child.pid));
-  expect(() => remote.call('close', 3, 12345)).toThrow(/close made in process \d+ for us failed with errno 9/);
+  expect(() => remote.call('close', 3, 12345)).toThrow(
+    /close made in process \d+ for us failed with errno 9/,
+  );
   remote.giveBack();
   child.resumeAll();
   await finish(child);

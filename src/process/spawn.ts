@@ -10,8 +10,19 @@
 import { accessSync, closeSync, constants as fsConstants, openSync, readSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
 import { basename, delimiter, join } from 'node:path';
-import { callCode, MAP, mmap, munmap, PROT, SYS, systemCall, viewMemory, WALL, waitpid } from '../ffi/libc.js';
 import { ElfFile } from '../elf/file.js';
+import {
+  callCode,
+  MAP,
+  mmap,
+  munmap,
+  PROT,
+  SYS,
+  systemCall,
+  viewMemory,
+  WALL,
+  waitpid,
+} from '../ffi/libc.js';
 import { BpfError, errnoName } from '../kernel/errno.js';
 import { Assembler, mem, r8, r10, r12, rax, rdi, rdx, rsi } from '../x86/assembler.js';
 import { TracedProcess } from './process.js';
@@ -41,7 +52,18 @@ const { ENOEXEC, ENOENT, EACCES, E2BIG } = constants.errno;
  *    48  struct sigaction of the kernel, all zero: SIG_DFL (32 bytes)
  *    80  the file descriptor that becomes the child's standard output, or -1
  */
-const CALL = { path: 0, argv: 8, envp: 16, go: 24, errno: 28, mask: 32, all: 40, action: 48, stdout: 80, size: 96 };
+const CALL = {
+  path: 0,
+  argv: 8,
+  envp: 16,
+  go: 24,
+  errno: 28,
+  mask: 32,
+  all: 40,
+  action: 48,
+  stdout: 80,
+  size: 96,
+};
 const STACK_BYTES = 16384;
 const CODE_BYTES = 4096;
 
@@ -130,7 +152,9 @@ function emitStart(a: Assembler): void {
 export function resolveCommand(command: string, environment: NodeJS.ProcessEnv): string {
   const candidates = command.includes('/')
     ? [command]
-    : (environment['PATH'] ?? '/usr/local/bin:/usr/bin:/bin').split(delimiter).map(d => join(d === '' ? '.' : d, command));
+    : (environment['PATH'] ?? '/usr/local/bin:/usr/bin:/bin')
+        .split(delimiter)
+        .map(d => join(d === '' ? '.' : d, command));
   let found: string | undefined;
   for (const candidate of candidates) {
     try {
@@ -143,7 +167,10 @@ export function resolveCommand(command: string, environment: NodeJS.ProcessEnv):
     }
   }
   if (found !== undefined)
-    throw new BpfError('EACCES', `may not run ${found}: it is not executable; chmod +x it, or name another program`);
+    throw new BpfError(
+      'EACCES',
+      `may not run ${found}: it is not executable; chmod +x it, or name another program`,
+    );
   throw new BpfError(
     'ENOENT',
     command.includes('/')
@@ -208,7 +235,11 @@ function execStopped(
   environment: NodeJS.ProcessEnv,
   stdout: number | undefined,
 ): TracedProcess {
-  const strings = [path, ...argv, ...Object.entries(environment).map(([name, value]) => `${name}=${value ?? ''}`)];
+  const strings = [
+    path,
+    ...argv,
+    ...Object.entries(environment).map(([name, value]) => `${name}=${value ?? ''}`),
+  ];
   const texts = strings.map(s => Buffer.from(`${s}\0`, 'utf8'));
   const pointerBytes = (strings.length + 2) * 8;
   const used = CALL.size + pointerBytes + texts.reduce((sum, text) => sum + text.length, 0);
@@ -226,7 +257,8 @@ function execStopped(
     for (const [i, text] of texts.entries()) {
       bytes.set(text, textAt);
       // The path is the first text, then argv, then the environment; each array ends with a null pointer.
-      const slot = i === 0 ? CALL.path : i <= argv.length ? argvAt + (i - 1) * 8 : envpAt + (i - 1 - argv.length) * 8;
+      const slot =
+        i === 0 ? CALL.path : i <= argv.length ? argvAt + (i - 1) * 8 : envpAt + (i - 1 - argv.length) * 8;
       view.setBigUint64(slot, area + BigInt(textAt), true);
       textAt += text.length;
     }
@@ -242,7 +274,8 @@ function execStopped(
 
     const stackTop = (area + BigInt(size)) & ~15n;
     const pid = Number(BigInt.asIntN(64, callCode(code, area, stackTop)));
-    if (pid < 0) throw new BpfError('EAGAIN', `could not start a process for ${path}: clone failed with errno ${-pid}`);
+    if (pid < 0)
+      throw new BpfError('EAGAIN', `could not start a process for ${path}: clone failed with errno ${-pid}`);
     const child = new TracedProcess(pid, true);
     try {
       child.seizeChild();

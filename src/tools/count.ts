@@ -3,12 +3,19 @@
  * atomically so that threads that call the same function lose nothing.
  */
 
-import { HELPER } from '../bpf/helpers.js';
 import { ProgramBuilder, R0, R1, R2, R10 } from '../bpf/builder.js';
+import { HELPER } from '../bpf/helpers.js';
 import type { BpfInsn } from '../bpf/instruction.js';
 import { MAP_TYPE } from '../bpf/map_type.js';
 import { BpfError } from '../kernel/errno.js';
-import type { BpfMap, Kernel, LinkTarget, SkippedFunction, TargetFunction, TracingMultiLink } from '../kernel/kernel.js';
+import type {
+  BpfMap,
+  Kernel,
+  LinkTarget,
+  SkippedFunction,
+  TargetFunction,
+  TracingMultiLink,
+} from '../kernel/kernel.js';
 import type { SelectorSet } from '../process/symbols/selector.js';
 
 /** Slots of the map for functions of libraries that are loaded later. Memory of slots that nobody touches costs nothing. */

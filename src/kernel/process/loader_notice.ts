@@ -11,7 +11,7 @@ import { sitesOf } from './ftrace/module_sites.js';
 import { isPatchSite, type PatchSite } from './ftrace/patch_site.js';
 import { PreparedText, type TextEdit } from './ftrace/text_edit.js';
 import type { Arena, Block } from './region/arena.js';
-import { type CodeBlock, CodeRegion } from './region/code_region.js';
+import type { CodeBlock, CodeRegion } from './region/code_region.js';
 import type { Targets } from './targets.js';
 import { emitNotice, NOTICE, NOTICE_WAIT_NS } from './trampoline/notify.js';
 import { writeBranch, writeDisplaced } from './trampoline/slot.js';

@@ -26,10 +26,10 @@ import { findNoticePlace, LoaderNotice } from './loader_notice.js';
 import { createMap, type BpfMap as ProcessMap } from './maps/map.js';
 import { emitMapRoutines, type MapRoutines } from './maps/routines.js';
 import type { LoadedProgram } from './program.js';
-import { repairLeftovers } from './repair.js';
 import { CodeRegion } from './region/code_region.js';
 import { DATA_REGION_BYTES, DataArena } from './region/data_arena.js';
 import { planDataAddress, SharedRegion } from './region/region.js';
+import { repairLeftovers } from './repair.js';
 import { type Stop, Stopper } from './stopper.js';
 import { type ProcessTarget, Targets } from './targets.js';
 import { verifyProgram } from './verifier/verifier.js';
@@ -159,7 +159,8 @@ export class ProcessKernel implements Kernel {
     const maps = new Map<number, ProcessMap>();
     for (const { id, name } of attr.maps) {
       const map = this.#maps.get(id);
-      if (map === undefined) throw new BpfError('EBADF', `program ${attr.name} names map ${name}, which is not of this machine`);
+      if (map === undefined)
+        throw new BpfError('EBADF', `program ${attr.name} names map ${name}, which is not of this machine`);
       maps.set(id, map);
     }
     const verified = verifyProgram(attr.insns, { attachType: attr.attachType, nargs: OPAQUE_ARGS, maps });

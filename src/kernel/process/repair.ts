@@ -3,6 +3,7 @@
  * with it unharmed, counting for nobody. Whoever traces that process next puts the file's bytes back first.
  */
 
+import { SYS } from '../../ffi/libc.js';
 import { type Module, readModules } from '../../process/image.js';
 import { type Mapping, readMappings } from '../../process/mappings.js';
 import type { TracedProcess } from '../../process/process.js';
@@ -11,7 +12,6 @@ import { PreparedText, type TextEdit } from './ftrace/text_edit.js';
 import { isQuiet } from './quiet.js';
 import { REGION_NAME } from './region/region.js';
 import type { Stopper } from './stopper.js';
-import { SYS } from '../../ffi/libc.js';
 
 const CALL = 0xe8;
 const JMP = 0xe9;
@@ -74,7 +74,11 @@ function leftovers(process: TracedProcess, module: Module, code: readonly Mappin
         if (!leadsInto(now, from, start, code)) continue;
         let to = from + BRANCH_LENGTH;
         while (to < from + MOST_SLED && now[to] === NOP && file[to] !== NOP) to++;
-        edits.push({ address: start + BigInt(from), expect: now.subarray(from, to), replace: file.subarray(from, to) });
+        edits.push({
+          address: start + BigInt(from),
+          expect: now.subarray(from, to),
+          replace: file.subarray(from, to),
+        });
         at = to - 1;
         break;
       }

@@ -3,9 +3,9 @@
  * as a machine of its own, libraries are seen as they load, signals and exit are passed on.
  */
 
+import { programPath } from '../../process/image.js';
 import { type ExitStatus, openProcess, programIdentity, type TracedProcess } from '../../process/process.js';
 import { type SpawnOptions, spawnStopped } from '../../process/spawn.js';
-import { programPath } from '../../process/image.js';
 import { BpfError } from '../errno.js';
 import { ProcessKernel } from './machine.js';
 

@@ -2,9 +2,9 @@
  * The stop: everything that must happen while no thread of the process runs, in one piece and timed.
  */
 
-import { findSyscallInstruction, RemoteThread } from '../../process/remote.js';
 import { readMappings } from '../../process/mappings.js';
 import type { StoppedThread, TracedProcess } from '../../process/process.js';
+import { findSyscallInstruction, RemoteThread } from '../../process/remote.js';
 import { BpfError } from '../errno.js';
 
 /** What can be done during a stop. */

@@ -98,7 +98,8 @@ export class Targets {
       }
     }
     const targets = [...found.values(), ...unresolved];
-    for (const target of targets) if (target.unresolved === undefined) this.#known.set(target.address, target);
+    for (const target of targets)
+      if (target.unresolved === undefined) this.#known.set(target.address, target);
     return targets;
   }
 
@@ -137,7 +138,9 @@ export class Targets {
   }
 
   #inVdso(address: bigint): boolean {
-    return readMappings(this.#process.pid).some(m => m.path === '[vdso]' && address >= m.start && address < m.end);
+    return readMappings(this.#process.pid).some(
+      m => m.path === '[vdso]' && address >= m.start && address < m.end,
+    );
   }
 }
 

@@ -26,7 +26,11 @@ export function strippedFunctions(elf: ElfFile): FrameRange[] {
   const called = new Set<number>();
   for (const { addend } of elf.relocations(POINTERS)) if (frames.has(addend)) called.add(addend);
   for (const { address, bytes } of elf.executableSections()) {
-    for (let at = bytes.indexOf(CALL); at >= 0 && at + CALL_LENGTH <= bytes.length; at = bytes.indexOf(CALL, at + 1)) {
+    for (
+      let at = bytes.indexOf(CALL);
+      at >= 0 && at + CALL_LENGTH <= bytes.length;
+      at = bytes.indexOf(CALL, at + 1)
+    ) {
       const target = address + at + CALL_LENGTH + bytes.readInt32LE(at + 1);
       if (frames.has(target)) called.add(target);
     }

@@ -15,7 +15,16 @@
  * one cache line. A record is written by us alone; the process only reads it.
  */
 
-export const RECORD = { func: 0, nrArgs: 8, flags: 12, entry: 16, bpfFunc: 16, cookie: 24, more: 32, size: 40 } as const;
+export const RECORD = {
+  func: 0,
+  nrArgs: 8,
+  flags: 12,
+  entry: 16,
+  bpfFunc: 16,
+  cookie: 24,
+  more: 32,
+  size: 40,
+} as const;
 
 /** Size of a program-array entry, and where its parts are. */
 export const ENTRY = { bpfFunc: 0, cookie: 8, size: 16 } as const;

@@ -13,16 +13,7 @@
  *     index   (func * GOLDEN mod 2^64) >> shift
  */
 
-import {
-  type Assembler,
-  type Label,
-  mem,
-  r10,
-  r11,
-  type Reg,
-  rcx,
-  rdx,
-} from '../../../x86/assembler.js';
+import { type Assembler, type Label, mem, type Reg, r10, r11, rcx, rdx } from '../../../x86/assembler.js';
 import type { Arena, Block } from '../region/arena.js';
 import { RECORD } from './record.js';
 
@@ -81,7 +72,8 @@ export class KfuncTable {
     let buckets = this.#buckets;
     while (this.#records.size > buckets * GROW_ABOVE) buckets *= 2;
     const used = this.#records.size + this.#tombstones;
-    if (buckets !== this.#buckets || used > this.#buckets * CELLS_PER_BUCKET * CLEAN_ABOVE) this.#resize(buckets);
+    if (buckets !== this.#buckets || used > this.#buckets * CELLS_PER_BUCKET * CLEAN_ABOVE)
+      this.#resize(buckets);
     else for (const { func, record } of entries) this.#place(this.#table, this.#buckets, func, record);
   }
 

@@ -13,7 +13,13 @@ import type { LinkTarget, SkippedFunction, SkipReason } from '../../kernel.js';
 import { checkFunctions } from '../ftrace/check.js';
 import { PATCH_SIZE, type PatchSite } from '../ftrace/patch_site.js';
 import { PreparedText, type TextEdit } from '../ftrace/text_edit.js';
-import { ENTRY, type RecordEntry, writeEntries, writeRecord, writeRecordEntries } from '../kfunc_md/record.js';
+import {
+  ENTRY,
+  type RecordEntry,
+  writeEntries,
+  writeRecord,
+  writeRecordEntries,
+} from '../kfunc_md/record.js';
 import { KfuncTable } from '../kfunc_md/table.js';
 import type { LoadedProgram } from '../program.js';
 import { isQuiet } from '../quiet.js';
@@ -188,7 +194,10 @@ export class Hooks implements LinkHost {
         const hook = this.#layOut(link, program, place.want, place.target, place.site, regionOf);
         hooks.push({ hook, want: place.want, edit: enableEdit(hook) });
       }
-      let text = PreparedText.read(this.#stopper.process, hooks.map(h => h.edit));
+      let text = PreparedText.read(
+        this.#stopper.process,
+        hooks.map(h => h.edit),
+      );
       if (text.modified.length > 0) {
         const modified = new Set(text.modified);
         const bad = hooks.filter(h => modified.has(h.edit));
@@ -220,7 +229,10 @@ export class Hooks implements LinkHost {
         const bad = hooks.filter(h => busy.has(h.hook));
         hooks = hooks.filter(h => !busy.has(h.hook));
         for (const { want } of bad) skip(want, live('in-use'));
-        text = PreparedText.read(this.#stopper.process, hooks.map(h => h.edit));
+        text = PreparedText.read(
+          this.#stopper.process,
+          hooks.map(h => h.edit),
+        );
       }
     } finally {
       // Where it failed, nothing of this link was written (`PreparedText.write` undoes its own part), and what was
@@ -244,13 +256,15 @@ export class Hooks implements LinkHost {
   ): Map<Module, CodeRegion> {
     const needs = new Map<Module, number>();
     for (const { target, site } of places)
-      if (!this.#slots.has(target.address)) needs.set(target.owner, (needs.get(target.owner) ?? 0) + ((slotSize(site) + 63) & -64));
+      if (!this.#slots.has(target.address))
+        needs.set(target.owner, (needs.get(target.owner) ?? 0) + ((slotSize(site) + 63) & -64));
     const regionOf = new Map<Module, CodeRegion>();
     const promised = new Map<CodeRegion, number>();
     const homeless: Module[] = [];
     for (const [module, bytes] of needs) {
       const region = this.#regions.find(
-        r => r.reaches(module.start, module.end) && r.room - (promised.get(r) ?? 0) >= bytes + TRAMPOLINE_ROOM,
+        r =>
+          r.reaches(module.start, module.end) && r.room - (promised.get(r) ?? 0) >= bytes + TRAMPOLINE_ROOM,
       );
       if (region === undefined) homeless.push(module);
       else {

@@ -80,7 +80,10 @@ export class CodeRegion {
     const reused = this.#free.get(rounded)?.pop();
     if (reused !== undefined) return { region: this, offset: reused, size: rounded };
     if (rounded > this.room)
-      throw new BpfError('ENOMEM', `a code region at 0x${this.address.toString(16)} is full; it was planned too small`);
+      throw new BpfError(
+        'ENOMEM',
+        `a code region at 0x${this.address.toString(16)} is full; it was planned too small`,
+      );
     const offset = this.#used;
     this.#used += rounded;
     return { region: this, offset, size: rounded };

@@ -50,11 +50,23 @@ export class SharedRegion {
       const local = mmap(0n, size, PROT.READ | PROT.WRITE, MAP.SHARED, ours, 0);
       const prot = PROT.READ | (use === 'code' ? PROT.EXEC : PROT.WRITE);
       try {
-        const got = remote.call('mmap', SYS.mmap, address, size, prot, MAP.SHARED | MAP.FIXED_NOREPLACE, fd, 0);
+        const got = remote.call(
+          'mmap',
+          SYS.mmap,
+          address,
+          size,
+          prot,
+          MAP.SHARED | MAP.FIXED_NOREPLACE,
+          fd,
+          0,
+        );
         // A kernel before 4.17 takes the address for a hint only.
         if (BigInt.asUintN(64, got) !== address) {
           remote.call('munmap', SYS.munmap, got, size);
-          throw new BpfError('EEXIST', `process ${pid} mapped something where multitrace was about to; try again`);
+          throw new BpfError(
+            'EEXIST',
+            `process ${pid} mapped something where multitrace was about to; try again`,
+          );
         }
       } catch (cause) {
         munmap(local, size);
@@ -110,7 +122,10 @@ export function planDataAddress(process: TracedProcess, size: number): bigint {
   return at;
 }
 
-function withTaken(pid: number, taken: readonly { address: bigint; size: number }[]): ReturnType<typeof readMappings> {
+function withTaken(
+  pid: number,
+  taken: readonly { address: bigint; size: number }[],
+): ReturnType<typeof readMappings> {
   const mappings = readMappings(pid);
   for (const { address, size } of taken)
     mappings.push({

@@ -19,9 +19,9 @@ import {
   rdx,
   rsi,
 } from '../../../x86/assembler.js';
-import { SharedMemory } from '../maps/fixture.js';
 import { ENTRY, RECORD, writeEntries, writeRecord } from '../kfunc_md/record.js';
 import { KfuncTable } from '../kfunc_md/table.js';
+import { SharedMemory } from '../maps/fixture.js';
 import { FRAME } from './frame.js';
 import { emitGlobalTrampoline, type TrampolineSpec } from './global.js';
 
@@ -36,7 +36,10 @@ const NOTE_BYTES = 64;
  * Everything in this process: a "traced function" is the slot's call alone. `run` loads every register with a value of
  * its own, calls it, and tells which registers changed and what the programs saw.
  */
-function rig(spec: TrampolineSpec, programs: number): { run: () => { changed: string[]; notes: bigint[][] } } {
+function rig(
+  spec: TrampolineSpec,
+  programs: number,
+): { run: () => { changed: string[]; notes: bigint[][] } } {
   const memory = new SharedMemory(1 << 20);
   const fd = memfdCreate('trampoline-test');
   ftruncate(fd, CODE_BYTES);
@@ -113,7 +116,9 @@ function rig(spec: TrampolineSpec, programs: number): { run: () => { changed: st
       new BigUint64Array(cursor.bytes.buffer, cursor.bytes.byteOffset, 1)[0] = notes.address;
       callCode(at(a.offsetOf(entry)));
       const got = new BigUint64Array(results.bytes.buffer, results.bytes.byteOffset, ALL.length);
-      const changed = ALL.filter((reg, i) => got[i] !== 0x1111_0000_0000n + BigInt(reg.code)).map(r => r.name);
+      const changed = ALL.filter((reg, i) => got[i] !== 0x1111_0000_0000n + BigInt(reg.code)).map(
+        r => r.name,
+      );
       const end = new BigUint64Array(cursor.bytes.buffer, cursor.bytes.byteOffset, 1)[0];
       const runs = Number(end - notes.address) / NOTE_BYTES;
       const words = new BigUint64Array(notes.bytes.buffer, notes.bytes.byteOffset, (NOTE_BYTES / 8) * runs);
@@ -134,7 +139,10 @@ for (const [what, record] of [
 ] as const)
   for (const programs of [1, 2, 4])
     test(`${what}, ${programs} programs run in order with their cookies and arguments, and no register changes`, () => {
-      const { changed, notes } = rig({ nrArgs: 6, arguments: true, clobbers: CLOBBERS, record }, programs).run();
+      const { changed, notes } = rig(
+        { nrArgs: 6, arguments: true, clobbers: CLOBBERS, record },
+        programs,
+      ).run();
       expect(changed).toEqual([]);
       expect(notes.map(n => n[0])).toEqual([100n, 101n, 102n, 103n].slice(0, programs));
       for (const n of notes) expect(n.slice(2)).toEqual(ARGUMENTS);
@@ -142,7 +150,10 @@ for (const [what, record] of [
     });
 
 test('without arguments to lay out, registers are still preserved', () => {
-  const { changed, notes } = rig({ nrArgs: 6, arguments: false, clobbers: CLOBBERS, record: 'slot' }, 2).run();
+  const { changed, notes } = rig(
+    { nrArgs: 6, arguments: false, clobbers: CLOBBERS, record: 'slot' },
+    2,
+  ).run();
   expect(changed).toEqual([]);
   expect(notes.map(n => n.slice(0, 2))).toEqual([
     [100n, 0x4000n],

@@ -11,7 +11,21 @@
  * change: a function that reads them at its entry is refused as a target.
  */
 
-import { type Assembler, mem, r8, r9, r10, r11, type Reg, rax, rcx, rdi, rdx, rsi, rsp } from '../../../x86/assembler.js';
+import {
+  type Assembler,
+  mem,
+  type Reg,
+  r8,
+  r9,
+  r10,
+  r11,
+  rax,
+  rcx,
+  rdi,
+  rdx,
+  rsi,
+  rsp,
+} from '../../../x86/assembler.js';
 import { ENTRY, RECORD } from '../kfunc_md/record.js';
 import { emitTableLookup } from '../kfunc_md/table.js';
 import { FRAME } from './frame.js';

@@ -14,24 +14,32 @@
  *     24  timeout   struct timespec, 16 bytes
  */
 
+import { SYS } from '../../../ffi/libc.js';
 import {
   type Assembler,
   mem,
+  type Reg,
+  r8,
   r10,
   r11,
-  r8,
-  type Reg,
   rax,
-  rbx,
   rbp,
+  rbx,
   rcx,
   rdi,
   rdx,
   rsi,
 } from '../../../x86/assembler.js';
-import { SYS } from '../../../ffi/libc.js';
 
-export const NOTICE = { armed: 0, pid: 4, tracer: 8, asked: 12, answered: 16, timeout: 24, size: 40 } as const;
+export const NOTICE = {
+  armed: 0,
+  pid: 4,
+  tracer: 8,
+  asked: 12,
+  answered: 16,
+  timeout: 24,
+  size: 40,
+} as const;
 
 /** One wait, ns, and how many of them a thread is held at most. */
 export const NOTICE_WAIT_NS = 200_000_000n;

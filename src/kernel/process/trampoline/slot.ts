@@ -71,7 +71,12 @@ export function writeDisplaced(
 }
 
 /** The bytes that replace the start of a patch site: a jump to the slot's stub, or a call of a global trampoline. */
-export function patchBytes(site: PatchSite, siteAddress: bigint, slotAddress: bigint, trampoline: bigint): Uint8Array {
+export function patchBytes(
+  site: PatchSite,
+  siteAddress: bigint,
+  slotAddress: bigint,
+  trampoline: bigint,
+): Uint8Array {
   const nopSled = site.kind === 'nop-sled';
   const bytes = new Uint8Array(nopSled ? site.length : JMP_LENGTH).fill(NOP);
   const to = nopSled ? trampoline : slotAddress + BigInt(RECORD.size);

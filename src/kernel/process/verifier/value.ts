@@ -91,7 +91,9 @@ function describeMap(map: MapSpec): string {
  * by `old`. `ids` pairs the lookup results of the old state with those of the new one.
  */
 export function covers(old: Value, now: Value, ids: Map<number, number>): boolean {
-  if (old === now || old.kind === 'not_init') return true;
+  if (old.kind === 'not_init') return true;
+  // Lookup results are paired even where they are the same one: another register may hold a different one.
+  if (old === now && old.kind !== 'map_value_or_null') return true;
   switch (old.kind) {
     case 'scalar':
       return now.kind === 'scalar' && coversScalar(old, now);

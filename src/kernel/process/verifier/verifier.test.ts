@@ -711,6 +711,86 @@ const PAIRS: readonly Pair[] = [
     because: /this call is for map \w+ on one path and map \w+ on another/,
   },
 
+  // Paths that come together: what was proved on the first does not speak for the second
+  {
+    name: 'a stack slot is written on every path',
+    accept: p => {
+      const skip = p.label();
+      p.store(8, R10, -8, 2).load(8, R2, R1).jump('eq', R2, 0, skip).store(8, R10, -8, 1).bind(skip);
+      return end(p.load(8, R3, R10, -8));
+    },
+    refuse: p => {
+      const skip = p.label();
+      p.load(8, R2, R1).jump('eq', R2, 0, skip).store(8, R10, -8, 1).bind(skip);
+      return end(p.load(8, R3, R10, -8));
+    },
+    because: 'invalid read from stack off -8+0 size 8',
+  },
+  {
+    name: 'a stack slot holds a number on every path',
+    accept: p => {
+      const skip = p.label();
+      p.store(8, R10, -8, 2).load(8, R2, R1).jump('eq', R2, 0, skip).store(4, R10, -8, 1).bind(skip);
+      return end(p.load(4, R3, R10, -8));
+    },
+    refuse: p => {
+      const skip = p.label();
+      p.store(8, R10, -8, R1)
+        .load(8, R2, R1)
+        .jump('eq', R2, 0, skip)
+        .store(8, R10, -8, 1)
+        .store(1, R10, -8, 1);
+      return end(p.bind(skip).load(4, R3, R10, -8));
+    },
+    because: 'invalid size of register fill',
+  },
+  {
+    name: 'a number is bounded on every path',
+    accept: p => {
+      const skip = p.label();
+      p.mov(R8, R1);
+      found(WIDE)(p)
+        .load(8, R7, R8)
+        .load(8, R2, R8, 8)
+        .and(R7, 31)
+        .jump('eq', R2, 0, skip)
+        .and(R7, 7)
+        .bind(skip);
+      return end(p.add(R0, R7).load(1, R2, R0));
+    },
+    refuse: p => {
+      const skip = p.label();
+      p.mov(R8, R1);
+      found(WIDE)(p).load(8, R7, R8).load(8, R2, R8, 8).jump('eq', R2, 0, skip).and(R7, 7).bind(skip);
+      return end(p.add(R0, R7).load(1, R2, R0));
+    },
+    because: 'a register that is unbounded is not allowed',
+  },
+  {
+    name: 'two registers hold the same lookup on every path',
+    accept: p => {
+      const join = p.label();
+      const there = p.label();
+      lookup(COUNTS)(p.mov(R8, R1))
+        .mov(R6, R0)
+        .load(8, R2, R8)
+        .jump('eq', R2, 0, join)
+        .mov(R6, R0)
+        .bind(join);
+      return end(p.jump('ne', R0, 0, there).exit().bind(there).load(8, R3, R6));
+    },
+    refuse: p => {
+      const join = p.label();
+      const other = p.label();
+      const there = p.label();
+      lookup(COUNTS)(p.mov(R8, R1)).mov(R7, R0);
+      lookup(COUNTS)(p).mov(R6, R0).load(8, R2, R8).jump('eq', R2, 0, other).goto(join);
+      p.bind(other).mov(R6, R7).bind(join);
+      return end(p.jump('ne', R0, 0, there).exit().bind(there).load(8, R3, R6));
+    },
+    because: "R6 invalid mem access 'map_value_or_null'",
+  },
+
   // Results
   {
     name: 'fentry returns 0',
