@@ -184,6 +184,8 @@ describe('names', () => {
         ['strchr', 6000],
         ['memcpy', 7000],
       ] as const) {
+        // glibc's memmove family jumps into memcpy's first bytes on most processors: then it is refused, and said.
+        if (name === 'memcpy' && skippedFor(report, name) === 'branch-into-entry') continue;
         const counted = countOf(report, name);
         expect(counted, `${name}: ${JSON.stringify(report)}`).toBeGreaterThanOrEqual(calls);
         // The library itself calls them a few times.

@@ -91,6 +91,15 @@ export class TracedProcess {
     return this.#execPending;
   }
 
+  /**
+   * A thread through which /proc and memory calls reach the process: the main thread, or another where that one has
+   * ended (pthread_exit in main) and left the process to the others.
+   */
+  get task(): number {
+    if (threadState(this.pid, this.pid) !== 'Z') return this.pid;
+    return this.threads().find(tid => tid !== this.pid) ?? this.pid;
+  }
+
   /** Which program of this process's life runs: 0, then one more for each exec that we saw. */
   get image(): number {
     return this.#image;
@@ -293,12 +302,17 @@ export class TracedProcess {
     }
   }
 
+  /** `task`, looked up again only where the last one is of no use any more. */
+  #reader(): number {
+    return this.stopped.keys().next().value ?? this.task;
+  }
+
   /** Reads `length` bytes at `address`; throws EFAULT where not all of them are mapped. */
   read(address: bigint, length: number): Uint8Array {
     const bytes = new Uint8Array(length);
     let got = 0;
     try {
-      got = readProcessMemory(this.pid, address, bytes);
+      got = readProcessMemory(this.#reader(), address, bytes);
     } catch (cause) {
       if (!(cause instanceof SystemError)) throw cause;
       if (cause.errno === ESRCH) throw this.goneError();
@@ -316,7 +330,7 @@ export class TracedProcess {
   readMapped(address: bigint, length: number): Uint8Array {
     const bytes = new Uint8Array(length);
     try {
-      return bytes.subarray(0, readProcessMemory(this.pid, address, bytes));
+      return bytes.subarray(0, readProcessMemory(this.#reader(), address, bytes));
     } catch (cause) {
       if (cause instanceof SystemError) return bytes.subarray(0, 0);
       throw cause;

@@ -152,7 +152,7 @@ function emitStart(a: Assembler): void {
 export function resolveCommand(command: string, environment: NodeJS.ProcessEnv): string {
   const candidates = command.includes('/')
     ? [command]
-    : (environment['PATH'] ?? '/usr/local/bin:/usr/bin:/bin')
+    : (environment.PATH ?? '/usr/local/bin:/usr/bin:/bin')
         .split(delimiter)
         .map(d => join(d === '' ? '.' : d, command));
   let found: string | undefined;

@@ -25,7 +25,9 @@
 extern char **environ;
 static volatile sig_atomic_t interrupted;
 
-TRACED long tick(long x) { return x * 7 + 1; }
+static volatile long ticks;
+
+TRACED long tick(long x) { ticks++; return x * 7 + 1; }
 static void on_interrupt(int number) { (void)number; interrupted = 1; }
 
 int main(int argc, char **argv) {

@@ -9,7 +9,9 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-TRACED int before(int n) { return n * 2 + 1; }
+static volatile int calls;
+
+TRACED int before(int n) { calls++; return n * 2 + 1; }
 
 int main(int argc, char **argv) {
   int n = argc > 1 ? atoi(argv[1]) : 0;

@@ -6,7 +6,10 @@
 #include <stdio.h>
 #include <string.h>
 
-TRACED int real_name(int x) { return x * 3; }
+static volatile int calls;
+
+/* Long enough to be patched wherever the linker puts it. */
+TRACED int real_name(int x) { calls++; return x * 3; }
 int first_alias(int x) __attribute__((alias("real_name")));
 int second_alias(int x) __attribute__((weak, alias("real_name")));
 

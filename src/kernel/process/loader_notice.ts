@@ -74,7 +74,7 @@ export class LoaderNotice {
     this.#words = arena.alloc(NOTICE.size);
     this.#view = new DataView(this.#words.bytes.buffer, this.#words.bytes.byteOffset, NOTICE.size);
     this.#view.setUint32(NOTICE.pid, process.pid, true);
-    this.#view.setUint32(NOTICE.tracer, sharesPidNamespace(process.pid) ? globalThis.process.pid : 0, true);
+    this.#view.setUint32(NOTICE.tracer, sharesPidNamespace(process.task) ? globalThis.process.pid : 0, true);
     this.#view.setBigInt64(NOTICE.timeout + 8, NOTICE_WAIT_NS, true);
     this.#view.setUint32(NOTICE.armed, 1, true);
     this.#region = region;

@@ -76,8 +76,8 @@ export class ProcessKernel implements Kernel {
 
     const opened = this.#stopper.during(stop =>
       stop.remote(remote => {
-        const data = SharedRegion.map(remote, process.pid, 'data', dataAddress, DATA_REGION_BYTES);
-        this.#code.map(remote, process.pid);
+        const data = SharedRegion.map(remote, process.task, 'data', dataAddress, DATA_REGION_BYTES);
+        this.#code.map(remote, process.task);
         const arena = new DataArena(data, size => this.#mapData(size));
         const notice = place === undefined ? undefined : new LoaderNotice(process, place, arena, this.#code);
         return { arena, notice };
@@ -107,7 +107,7 @@ export class ProcessKernel implements Kernel {
   #mapData(size: number): SharedRegion {
     const address = planDataAddress(this.process, size);
     return this.#stopper.during(stop =>
-      stop.remote(remote => SharedRegion.map(remote, this.process.pid, 'data', address, size)),
+      stop.remote(remote => SharedRegion.map(remote, this.process.task, 'data', address, size)),
     ).value;
   }
 

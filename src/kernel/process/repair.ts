@@ -26,7 +26,7 @@ const PATH = new RegExp(`^/memfd:${REGION_NAME}-(\\d+)$`);
  * traced, or was let go of properly.
  */
 export function repairLeftovers(process: TracedProcess, stopper: Stopper): void {
-  const regions = readMappings(process.pid).filter(m => PATH.test(m.path));
+  const regions = readMappings(process.task).filter(m => PATH.test(m.path));
   if (regions.length === 0) return;
   for (const region of regions) {
     const tracer = Number(PATH.exec(region.path)![1]);
@@ -37,7 +37,7 @@ export function repairLeftovers(process: TracedProcess, stopper: Stopper): void 
       );
   }
   const code = regions.filter(r => r.executable);
-  const edits = readModules(process.pid).modules.flatMap(module => leftovers(process, module, code));
+  const edits = readModules(process.task).modules.flatMap(module => leftovers(process, module, code));
   const text = PreparedText.read(process, edits);
   stopper.during(stop => {
     text.write(process, stop.tid);

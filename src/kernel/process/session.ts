@@ -73,7 +73,7 @@ export class Session {
   /** Attaches to a running process. Throws where there is none, or it can't be traced. */
   static attach(pid: number, tool: SessionTool): Session {
     const session = new Session(openProcess(pid), tool);
-    session.#program = programIdentity(pid);
+    session.#program = programIdentity(session.process.task);
     session.#open();
     session.#timer = setInterval(session.#onChild, LOOK_MS);
     return session;
@@ -125,8 +125,11 @@ export class Session {
       else if (state === 'exec') this.#execed(() => this.#openStanding());
       return;
     }
-    if (!this.process.alive()) return this.#ended();
-    const program = programIdentity(this.process.pid);
+    if (!this.process.alive()) {
+      this.#ended();
+      return;
+    }
+    const program = programIdentity(this.process.task);
     if (program === this.#program || program === '') return;
     this.#program = program;
     this.#execed(() => this.#open());
@@ -201,6 +204,6 @@ export class Session {
 
   /** Path of the program that runs now. */
   get program(): string | undefined {
-    return programPath(this.process.pid);
+    return programPath(this.process.task);
   }
 }

@@ -32,7 +32,7 @@ export class Stopper {
   constructor(process: TracedProcess) {
     this.process = process;
     this.#image = process.image;
-    this.#syscallAt = findSyscallInstruction(process, readMappings(process.pid));
+    this.#syscallAt = findSyscallInstruction(process, readMappings(process.task));
   }
 
   /** The program that this was made for is gone: execed away, or ended. */

@@ -51,7 +51,7 @@ export class Targets {
 
   /** Reads the memory map again. Modules that stay the same stay the same objects. */
   refresh(): void {
-    const { modules, unreadable } = readModules(this.#process.pid);
+    const { modules, unreadable } = readModules(this.#process.task);
     this.#modules = modules.map(
       m => this.#modules.find(old => old.elf === m.elf && old.bias === m.bias && old.path === m.path) ?? m,
     );
@@ -138,7 +138,7 @@ export class Targets {
   }
 
   #inVdso(address: bigint): boolean {
-    return readMappings(this.#process.pid).some(
+    return readMappings(this.#process.task).some(
       m => m.path === '[vdso]' && address >= m.start && address < m.end,
     );
   }

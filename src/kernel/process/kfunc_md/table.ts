@@ -87,8 +87,8 @@ export class KfuncTable {
     }
     let buckets = this.#buckets;
     while (buckets > MIN_BUCKETS && this.#records.size < buckets * SHRINK_BELOW) buckets /= 2;
-    if (buckets !== this.#buckets) return this.#resize(buckets);
-    for (const { func, record } of gone) this.#bury(func, record);
+    if (buckets !== this.#buckets) this.#resize(buckets);
+    else for (const { func, record } of gone) this.#bury(func, record);
   }
 
   #resize(buckets: number): void {

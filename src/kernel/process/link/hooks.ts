@@ -211,7 +211,7 @@ export class Hooks implements LinkHost {
           const standing = this.#busyHooks(stop, inside);
           if (standing.size > 0) return standing;
           stop.remote(remote => {
-            for (const region of planned) if (!region.mapped) region.map(remote, this.#stopper.process.pid);
+            for (const region of planned) if (!region.mapped) region.map(remote, this.#stopper.process.task);
           });
           for (const thread of stop.threads) moveOut(thread, inside);
           text.write(this.#stopper.process, stop.tid);

@@ -101,7 +101,7 @@ export function planCodeAddress(
   high: bigint,
   taken: readonly { address: bigint; size: number }[],
 ): bigint {
-  const at = findFreeRange(withTaken(process.pid, taken), size, low, high, REACH);
+  const at = findFreeRange(withTaken(process.task, taken), size, low, high, REACH);
   if (at === undefined)
     throw new BpfError(
       'ENOMEM',
@@ -116,7 +116,7 @@ const DATA_REACH = 0x1000_0000_0000n;
 
 /** A free range of the process for `size` bytes of data. */
 export function planDataAddress(process: TracedProcess, size: number): bigint {
-  const at = findFreeRange(readMappings(process.pid), size, DATA_LOW, DATA_LOW, DATA_REACH);
+  const at = findFreeRange(readMappings(process.task), size, DATA_LOW, DATA_LOW, DATA_REACH);
   if (at === undefined)
     throw new BpfError('ENOMEM', `process ${process.pid} has no free ${size >> 20} MiB in its address space`);
   return at;

@@ -790,6 +790,37 @@ const PAIRS: readonly Pair[] = [
     },
     because: "R6 invalid mem access 'map_value_or_null'",
   },
+  {
+    name: 'a pointer is into a large enough value on every path',
+    accept: p => {
+      const join = p.label();
+      found(COUNTS)(p.mov(R8, R1)).mov(R7, R0);
+      found(WIDE)(p).mov(R9, R0).load(8, R2, R8).jump('eq', R2, 0, join).mov(R9, R7).bind(join);
+      return end(p.load(8, R3, R9));
+    },
+    refuse: p => {
+      const join = p.label();
+      found(WIDE)(p.mov(R8, R1)).mov(R7, R0);
+      found(COUNTS)(p).mov(R9, R0).load(8, R2, R8).jump('eq', R2, 0, join).mov(R9, R7).bind(join);
+      return end(p.load(8, R3, R9, 24));
+    },
+    because: 'invalid access to map value, value_size=8 off=24 size=8',
+  },
+  {
+    name: 'a number on the stack is bounded on every path',
+    accept: p => {
+      const join = p.label();
+      found(WIDE)(p.mov(R8, R1)).mov(R9, R0).store(8, R10, -8, 5).load(8, R2, R8).jump('eq', R2, 0, join);
+      return end(p.store(8, R10, -8, 3).bind(join).load(8, R7, R10, -8).add(R9, R7).load(1, R3, R9));
+    },
+    refuse: p => {
+      const join = p.label();
+      found(WIDE)(p.mov(R8, R1)).mov(R9, R0).load(8, R2, R8).store(4, R10, -8, R2).store(4, R10, -4, R2);
+      p.jump('eq', R2, 0, join).store(8, R10, -8, 3).bind(join);
+      return end(p.load(8, R7, R10, -8).add(R9, R7).load(1, R3, R9));
+    },
+    because: 'a register that is unbounded is not allowed',
+  },
 
   // Results
   {
