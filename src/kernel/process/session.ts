@@ -6,6 +6,7 @@
 import { programPath } from '../../process/image.js';
 import { type ExitStatus, openProcess, programIdentity, type TracedProcess } from '../../process/process.js';
 import { type SpawnOptions, spawnStopped } from '../../process/spawn.js';
+import { preloadDecoder } from '../../x86/decoder.js';
 import { BpfError } from '../errno.js';
 import { ProcessKernel } from './machine.js';
 
@@ -65,6 +66,8 @@ export class Session {
       session.process.release();
       throw cause;
     }
+    // While the dynamic linker works there is nothing else to do.
+    preloadDecoder();
     // A fallback for a SIGCHLD that came before the handler, and for nothing else.
     session.#timer = setInterval(session.#onChild, 500);
     return session;

@@ -62,8 +62,11 @@ class FlagsLeft {
 /** One for all: a site takes a few bytes of it at a time. */
 const relocator = new Relocator(0);
 
-/** The site of `fn` or the first reason against it, from its own bytes alone. */
-export function examineEntry(map: CodeMap, fn: TracedFunction): PatchSite | Refusal {
+/**
+ * The site of `fn` or the first reason against it, from its own bytes alone. `patch`: bytes to be replaced at least;
+ * fewer than 5 where an island will be looked for.
+ */
+export function examineEntry(map: CodeMap, fn: TracedFunction, patch = PATCH_SIZE): PatchSite | Refusal {
   const refuse = (reason: RefusalReason, detail?: string): Refusal =>
     detail === undefined ? { function: fn.address, reason } : { function: fn.address, reason, detail };
   const section = map.section(fn.address);
@@ -87,7 +90,7 @@ export function examineEntry(map: CodeMap, fn: TracedFunction): PatchSite | Refu
   relocator.restart(site);
   let nops = true;
   let length = 0;
-  while (length < PATCH_SIZE && !relocator.ended) {
+  while (length < patch && !relocator.ended) {
     const address = site + length;
     if (address >= end) break;
     const flow = decoder.decode(address);
@@ -98,7 +101,7 @@ export function examineEntry(map: CodeMap, fn: TracedFunction): PatchSite | Refu
       return refuse('branch-into-entry', 'an endbr64 stands inside');
     nops &&= decoder.isNop;
     if (flags.reads(decoder)) return refuse('reads-flags');
-    if ((flow === Flow.call || flow === Flow.callIndirect) && decoder.end < site + PATCH_SIZE) {
+    if ((flow === Flow.call || flow === Flow.callIndirect) && decoder.end < site + patch) {
       return refuse('call-returns-inside');
     }
     const failure = relocator.append(decoder);
@@ -106,14 +109,14 @@ export function examineEntry(map: CodeMap, fn: TracedFunction): PatchSite | Refu
     length = decoder.end - site;
   }
 
-  if (length < PATCH_SIZE) {
+  if (length < patch) {
     // Control left for good, so what follows is not executed from here: it may be replaced where it is the
     // function's own (nobody branches to it: branches.ts) or padding.
     if (!relocator.ended) return refuse('too-short');
-    if (end < site + PATCH_SIZE && !isPadding(map, section, decoder, end, site + PATCH_SIZE, nextStart)) {
+    if (end < site + patch && !isPadding(map, section, decoder, end, site + patch, nextStart)) {
       return refuse('too-short');
     }
-    length = PATCH_SIZE;
+    length = patch;
   }
   if (nextStart < site + length) return refuse('overlaps-function', `at 0x${nextStart.toString(16)}`);
 
@@ -128,13 +131,14 @@ export function examineEntry(map: CodeMap, fn: TracedFunction): PatchSite | Refu
     }
   }
 
+  const sled = nops && patch === PATCH_SIZE;
   return {
-    kind: nops ? 'nop-sled' : 'moved',
+    kind: sled ? 'nop-sled' : 'moved',
     function: fn.address,
     address: site,
     length,
     original: copy(bytes, offset, length),
-    displaced: nops ? emptySled() : relocator.finish(),
+    displaced: sled ? emptySled() : relocator.finish(),
     loopsToEntry: false,
   };
 }

@@ -20,13 +20,26 @@ import {
 } from './patch_site.js';
 import { SiteBits } from './site_bits.js';
 
+/** Reasons that only say that 5 bytes are too many: 2 bytes and an island may do. */
+const WANTS_ISLAND: ReadonlySet<RefusalReason> = new Set<RefusalReason>([
+  'too-short',
+  'overlaps-function',
+  'call-returns-inside',
+  'branch-into-entry',
+  'undecided-branch',
+  'pointer-into-entry',
+  'jump-table-into-entry',
+]);
+
 /**
  * The patch site of each function, or the refusal, in the order of `functions`. The same address twice gives the
- * same site twice.
+ * same site twice. `taken`: the addresses of island bytes that other functions of the module have; those given out
+ * here are added.
  */
 export function findPatchSites(
   code: ModuleCode,
   functions: readonly TracedFunction[],
+  taken: Set<number> = new Set(),
 ): (PatchSite | Refusal)[] {
   const map = new CodeMap(code, functions);
   try {
@@ -34,12 +47,46 @@ export function findPatchSites(
     for (const fn of functions) {
       if (!results.has(fn.address)) results.set(fn.address, examineEntry(map, fn));
     }
-    const sites = new Sites(results);
-    refuseEntered(map, sites, functions);
+    refuseEntered(map, new Sites(results), functions);
+    for (const site of findIslands(map, functions, results, taken)) results.set(site.function, site);
     return functions.map(fn => results.get(fn.address)!);
   } finally {
     map.free();
   }
+}
+
+/** Looks once more at the functions that were refused for lack of room: those sites that an island serves. */
+function findIslands(
+  map: CodeMap,
+  functions: readonly TracedFunction[],
+  results: ReadonlyMap<number, PatchSite | Refusal>,
+  taken: Set<number>,
+): PatchSite[] {
+  const short = new Map<number, PatchSite | Refusal>();
+  for (const fn of functions) {
+    const plain = results.get(fn.address)!;
+    if (isPatchSite(plain) || !WANTS_ISLAND.has(plain.reason) || short.has(fn.address)) continue;
+    const site = examineEntry(map, fn, SHORT_PATCH_SIZE);
+    if (isPatchSite(site)) short.set(fn.address, site);
+  }
+  const sites = new Sites(short);
+  if (sites.list.length === 0) return [];
+  const islands = new Islands(map);
+  const near = new Map(sites.list.map(site => [site.function, islands.near(site)]));
+  const entered = refuseEntered(map, sites, functions, [...near.values()].flat());
+
+  const found: PatchSite[] = [];
+  for (const { function: address } of sites.list) {
+    const site = short.get(address)!;
+    if (!isPatchSite(site)) continue;
+    const at = chooseIsland(near.get(address)!, byte => !taken.has(byte) && !entered.has(byte));
+    if (at === undefined) continue;
+    for (let byte = at; byte < at + ISLAND_SIZE; byte++) taken.add(byte);
+    const section = map.section(at)!;
+    const original = Uint8Array.from(section.bytes.subarray(at - section.address, at - section.address + ISLAND_SIZE));
+    found.push({ ...site, kind: 'island', island: { address: at, original } });
+  }
+  return found;
 }
 
 /** The sites still standing, found by any address inside them. */
@@ -81,22 +128,37 @@ class Sites {
   }
 }
 
-/** Refuses every site that something branches into, and those whose own loops do not survive a hook. */
-function refuseEntered(map: CodeMap, sites: Sites, functions: readonly TracedFunction[]): void {
-  if (sites.list.length === 0) return;
+/**
+ * Refuses every site that something branches into, and those whose own loops do not survive a hook. Returns the
+ * addresses in `gaps` that something branches or points to.
+ */
+function refuseEntered(
+  map: CodeMap,
+  sites: Sites,
+  functions: readonly TracedFunction[],
+  gaps: readonly Gap[] = [],
+): ReadonlySet<number> {
+  const entered = new Set<number>();
+  if (sites.list.length === 0) return entered;
   const { module } = map;
   const inside = new SiteBits(module.sections);
   const entries = new SiteBits(module.sections);
   for (const site of sites.list) {
-    inside.mark(site.address + 1, site.address + site.length);
+    inside.mark(site.address + 1, site.address + site.replaced);
     entries.mark(site.function, site.address + 1);
   }
+  for (const { from, to } of gaps) inside.mark(from, to);
+  const refuse = (target: number, reason: RefusalReason, detail: string): void => {
+    const site = sites.at(target);
+    if (site === undefined) entered.add(target);
+    else sites.refuse(site, reason, detail);
+  };
 
-  for (const pointer of module.pointers) {
-    if (inside.has(pointer))
-      sites.refuse(sites.at(pointer)!, 'pointer-into-entry', `to 0x${pointer.toString(16)}`);
-  }
-  for (const section of module.fixedData ?? []) refusePointers(sites, inside, section);
+  const refusePointer = (pointer: number): void => {
+    if (inside.has(pointer)) refuse(pointer, 'pointer-into-entry', `to 0x${pointer.toString(16)}`);
+  };
+  for (const pointer of module.pointers) refusePointer(pointer);
+  for (const section of module.fixedData ?? []) forEachWord(section, refusePointer);
 
   const scan: BranchScan = { inside: [], toEntry: [], registerJumps: [] };
   for (const section of module.sections) {
@@ -108,22 +170,21 @@ function refuseEntered(map: CodeMap, sites: Sites, functions: readonly TracedFun
     const verdict = verdicts[i];
     if (verdict === 'none') return;
     const reason = verdict === 'real' ? 'branch-into-entry' : 'undecided-branch';
-    sites.refuse(sites.at(target)!, reason, `from 0x${address.toString(16)}`);
+    refuse(target, reason, `from 0x${address.toString(16)}`);
   });
   refuseTables(map, sites, inside, scan.registerJumps);
   refuseLoops(map, sites, functions, scan);
+  return entered;
 }
 
-/** Code addresses among the aligned 8-byte words of data that has no relocations. */
-function refusePointers(sites: Sites, inside: SiteBits, section: CodeSection): void {
+/** The aligned 8-byte words of data that has no relocations: code addresses stand among them. */
+function forEachWord(section: CodeSection, visit: (word: number) => void): void {
   const skipped = -section.address & 7;
   let bytes = section.bytes.subarray(skipped);
   if (bytes.byteOffset % 4 !== 0) bytes = Uint8Array.from(bytes);
   const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length >>> 2);
   for (let i = 0; i + 1 < words.length; i += 2) {
-    const pointer = words[i] + words[i + 1] * 2 ** 32;
-    if (!inside.has(pointer)) continue;
-    sites.refuse(sites.at(pointer)!, 'pointer-into-entry', `to 0x${pointer.toString(16)}`);
+    visit(words[i] + words[i + 1] * 2 ** 32);
   }
 }
 

@@ -11,6 +11,12 @@ export type { DisplacedCode };
 /** Bytes of the `jmp rel32` or `call rel32` that a patch site is replaced with. */
 export const PATCH_SIZE = 5;
 
+/** Bytes of the `jmp rel8` that the patch site is replaced with where there is an island. */
+export const SHORT_PATCH_SIZE = 2;
+
+/** Bytes of the `jmp rel32` in an island. */
+export const ISLAND_SIZE = 5;
+
 /** A stretch of a file's memory image. Addresses are file virtual addresses. */
 export interface CodeSection {
   readonly name: string;
@@ -45,17 +51,28 @@ export interface TracedFunction {
   readonly size: number;
 }
 
+/** Padding between functions, within reach of a `jmp rel8` at the site that it belongs to. */
+export interface Island {
+  /** File virtual address. */
+  readonly address: number;
+  /** Its 5 bytes as the file has them. */
+  readonly original: Uint8Array;
+}
+
 /** Bytes at a function's entry that can be replaced. */
 export interface PatchSite {
-  /** `nop-sled`: nothing is displaced, the compiler left room. `moved`: the first instructions are displaced. */
-  readonly kind: 'nop-sled' | 'moved';
+  /**
+   * `nop-sled`: nothing is displaced, the compiler left room. `moved`: the first instructions are displaced. `island`:
+   * they are too, but there is room for a jump of 2 bytes only, and the jump to the slot stands in padding nearby.
+   */
+  readonly kind: 'nop-sled' | 'moved' | 'island';
   /** The function's address. */
   readonly function: number;
   /** The first byte replaced: the function's, or behind its `endbr64`. */
   readonly address: number;
   /**
-   * Bytes that belong to the site, at least 5: the whole instructions displaced, or the nops. For a nop sled all of
-   * them are rewritten (what follows the 5 bytes with nops); else only the first 5.
+   * Bytes that belong to the site, at least 5, with an island 2: the whole instructions displaced, or the nops. For a
+   * nop sled all of them are rewritten (what follows the 5 bytes with nops); else only the first 5 or 2.
    */
   readonly length: number;
   /** The `length` bytes as the file has them. */
@@ -64,6 +81,14 @@ export interface PatchSite {
   readonly displaced: DisplacedCode;
   /** True where the function jumps back to its own entry: each such jump counts as an entry, with no new return. */
   readonly loopsToEntry: boolean;
+  /** Where `kind` is `island`, and only there. */
+  readonly island?: Island;
+}
+
+/** How many bytes at the site's address are replaced. */
+export function patchSize(site: PatchSite): number {
+  if (site.kind === 'nop-sled') return site.length;
+  return site.island === undefined ? PATCH_SIZE : SHORT_PATCH_SIZE;
 }
 
 /** Each reason why a function can't be patched, in one sentence. */
