@@ -44,7 +44,7 @@ export function findNoticePlace(targets: Targets): NoticePlace | undefined {
     const f = sites.functions.find(g => g.aliases.some(alias => STATE_FUNCTIONS.includes(alias)));
     if (f === undefined) continue;
     const [site] = sites.find([f]);
-    if (!isPatchSite(site) || site.kind === 'nop-sled') continue;
+    if (!isPatchSite(site) || site.kind !== 'moved') continue;
     const symbol = module.elf.symbols(new Set(['OBJECT'])).find(s => s.name === '_r_debug' && s.value !== 0);
     return {
       site,

@@ -8,14 +8,17 @@ import { Flow } from '../../../x86/decoder.js';
 import { type BranchScan, scanAbsolute, scanBranches, verifyBranches } from './branches.js';
 import { CodeMap, lastAtOrBelow } from './code_map.js';
 import { examineEntry } from './entry.js';
+import { chooseIsland, type Gap, Islands } from './islands.js';
 import { forEachTableTarget } from './jump_tables.js';
 import {
   type CodeSection,
+  ISLAND_SIZE,
   isPatchSite,
   type ModuleCode,
   type PatchSite,
   type Refusal,
   type RefusalReason,
+  SHORT_PATCH_SIZE,
   type TracedFunction,
 } from './patch_site.js';
 import { SiteBits } from './site_bits.js';
@@ -69,7 +72,7 @@ function findIslands(
     const site = examineEntry(map, fn, SHORT_PATCH_SIZE);
     if (isPatchSite(site)) short.set(fn.address, site);
   }
-  const sites = new Sites(short);
+  const sites = new Sites(short, SHORT_PATCH_SIZE);
   if (sites.list.length === 0) return [];
   const islands = new Islands(map);
   const near = new Map(sites.list.map(site => [site.function, islands.near(site)]));
@@ -94,11 +97,19 @@ class Sites {
   readonly #results: Map<number, PatchSite | Refusal>;
   readonly list: PatchSite[];
   readonly #addresses: Float64Array;
+  readonly #patch: number | undefined;
 
-  constructor(results: Map<number, PatchSite | Refusal>) {
+  /** `patch`: bytes of each site that are replaced; all of them where left out. */
+  constructor(results: Map<number, PatchSite | Refusal>, patch?: number) {
     this.#results = results;
+    this.#patch = patch;
     this.list = [...results.values()].filter(isPatchSite).sort((a, b) => a.address - b.address);
     this.#addresses = Float64Array.from(this.list, site => site.address);
+  }
+
+  /** Behind the last byte of `site` that nothing may branch to. */
+  endOf(site: PatchSite): number {
+    return site.address + (this.#patch ?? site.length);
   }
 
   /** The site that holds `address`, its function's address (before `endbr64`) included. */
@@ -144,7 +155,7 @@ function refuseEntered(
   const inside = new SiteBits(module.sections);
   const entries = new SiteBits(module.sections);
   for (const site of sites.list) {
-    inside.mark(site.address + 1, site.address + site.replaced);
+    inside.mark(site.address + 1, sites.endOf(site));
     entries.mark(site.function, site.address + 1);
   }
   for (const { from, to } of gaps) inside.mark(from, to);
@@ -203,9 +214,10 @@ function refuseTables(map: CodeMap, sites: Sites, inside: SiteBits, registerJump
     if (!sites.anyIn(start, end)) continue;
     forEachTableTarget(map, section, start, end, target => {
       if (!inside.has(target)) return;
-      const site = sites.at(target)!;
-      // What follows a table is read too, as if it belonged to it: only the function's own site is believed.
-      if (site.function < start || site.function >= end) return;
+      const site = sites.at(target);
+      // What follows a table is read too, as if it belonged to it: only the function's own site is believed. A case
+      // behind its end is one that the compiler knows to be impossible.
+      if (site === undefined || site.function < start || site.function >= end) return;
       sites.refuse(site, 'jump-table-into-entry', `from 0x${jump.toString(16)}`);
     });
   }

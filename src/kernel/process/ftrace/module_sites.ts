@@ -35,6 +35,8 @@ export class ModuleSites {
   readonly #elf: ElfFile;
   readonly #name: string;
   readonly #results = new Map<number, PatchSite | Refusal>();
+  /** The bytes of all islands in use by `#results`. */
+  readonly #islands = new Set<number>();
   #functions: readonly ModuleFunction[] | undefined;
   #byAddress: Map<number, ModuleFunction> | undefined;
   #code: ModuleCode | undefined;
@@ -68,7 +70,7 @@ export class ModuleSites {
     const fresh = functions.filter(f => !this.#results.has(f.address));
     if (fresh.length > 0) {
       this.#code ??= this.#gather();
-      const found = findPatchSites(this.#code, fresh);
+      const found = findPatchSites(this.#code, fresh, this.#islands);
       for (const [i, f] of fresh.entries()) this.#results.set(f.address, found[i]);
     }
     return functions.map(f => this.#results.get(f.address)!);

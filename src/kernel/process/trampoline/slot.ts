@@ -11,12 +11,13 @@
  */
 
 import { BpfError } from '../../errno.js';
-import { type PatchSite, placeDisplaced } from '../ftrace/patch_site.js';
+import { ISLAND_SIZE, type PatchSite, placeDisplaced, SHORT_PATCH_SIZE } from '../ftrace/patch_site.js';
 import { RECORD } from '../kfunc_md/record.js';
 import { CALL_LENGTH } from './global.js';
 
 const CALL = 0xe8;
 const JMP = 0xe9;
+const JMP_SHORT = 0xeb;
 const JMP_LENGTH = 5;
 /** Where a slot's displaced instructions begin. */
 export const DISPLACED = RECORD.size + CALL_LENGTH;
@@ -70,17 +71,29 @@ export function writeDisplaced(
   writeBranch(code, back, JMP, address + BigInt(back), bias + BigInt(site.displaced.resumeAt));
 }
 
-/** The bytes that replace the start of a patch site: a jump to the slot's stub, or a call of a global trampoline. */
-export function patchBytes(
-  site: PatchSite,
-  siteAddress: bigint,
-  slotAddress: bigint,
-  trampoline: bigint,
-): Uint8Array {
+/** Where a thread that comes through a patch site without a nop sled enters the slot at `slotAddress`. */
+export function slotEntry(slotAddress: bigint): bigint {
+  return slotAddress + BigInt(RECORD.size);
+}
+
+/**
+ * The bytes that replace the start of a patch site: a jump to the slot's stub or to the site's island, or a call of a
+ * global trampoline.
+ */
+export function patchBytes(site: PatchSite, siteAddress: bigint, slotAddress: bigint, trampoline: bigint): Uint8Array {
+  // `findPatchSites` chose the island within reach.
+  if (site.island !== undefined)
+    return Uint8Array.of(JMP_SHORT, site.island.address - (site.address + SHORT_PATCH_SIZE));
   const nopSled = site.kind === 'nop-sled';
   const bytes = new Uint8Array(nopSled ? site.length : JMP_LENGTH).fill(NOP);
-  const to = nopSled ? trampoline : slotAddress + BigInt(RECORD.size);
-  writeBranch(bytes, 0, nopSled ? CALL : JMP, siteAddress, to);
+  writeBranch(bytes, 0, nopSled ? CALL : JMP, siteAddress, nopSled ? trampoline : slotEntry(slotAddress));
+  return bytes;
+}
+
+/** The bytes that replace the padding of an island at `islandAddress`: a jump to the slot's stub. */
+export function islandBytes(islandAddress: bigint, slotAddress: bigint): Uint8Array {
+  const bytes = new Uint8Array(ISLAND_SIZE);
+  writeBranch(bytes, 0, JMP, islandAddress, slotEntry(slotAddress));
   return bytes;
 }
 
