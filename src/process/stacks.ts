@@ -38,6 +38,22 @@ export function goesOnAt(
 ): boolean {
   const rip = Number(thread.registers[R.rip]);
   if (rip >= low && rip < high && hit(rip)) return true;
+  return forEachSavedRip(process, thread, low, high, hit, () => true);
+}
+
+/**
+ * Calls `visit` for each address in [`low`, `high`) that `hit` is true of and at which the thread will be when a signal
+ * handler on its stack returns, with where on the stack it is kept. Ends with true when `visit` returns true, or for a
+ * stack too large to search.
+ */
+export function forEachSavedRip(
+  process: TracedProcess,
+  thread: StoppedThread,
+  low: number,
+  high: number,
+  hit: (address: number) => boolean,
+  visit: (address: number, at: bigint) => boolean,
+): boolean {
   const start = thread.registers[R.rsp] & ~7n;
   for (let done = 0; done < MOST_STACK; ) {
     const size = done === 0 ? FIRST_PIECE : PIECE;
@@ -46,7 +62,8 @@ export function goesOnAt(
     for (let i = 0; i < halves.length; i += 2) {
       const word = halves[i + 1] * TWO_32 + halves[i];
       if (word < low || word >= high || !hit(word)) continue;
-      if (isSavedRip(process, start + BigInt(done + i * 4))) return true;
+      const at = start + BigInt(done + i * 4);
+      if (isSavedRip(process, at) && visit(word, at)) return true;
     }
     if (bytes.length < size) return false;
     done += size;

@@ -11,11 +11,14 @@ import { BpfError } from '../errno.js';
 import { PreparedText, type TextEdit } from './ftrace/text_edit.js';
 import { isQuiet } from './quiet.js';
 import { REGION_NAME } from './region/region.js';
+import { stepBack } from './step_back.js';
 import type { Stopper } from './stopper.js';
 
 const CALL = 0xe8;
 const JMP = 0xe9;
+const JMP_SHORT = 0xeb;
 const BRANCH_LENGTH = 5;
+const SHORT_LENGTH = 2;
 const NOP = 0x90;
 /** The longest nop sled that is rewritten behind its call. */
 const MOST_SLED = 64;
@@ -37,9 +40,13 @@ export function repairLeftovers(process: TracedProcess, stopper: Stopper): void 
       );
   }
   const code = regions.filter(r => r.executable);
-  const edits = readModules(process.task).modules.flatMap(module => leftovers(process, module, code));
+  const edits: TextEdit[] = [];
+  const islands = new Map<number, bigint>();
+  for (const module of readModules(process.task).modules)
+    findLeftovers(process, module, code, edits, islands);
   const text = PreparedText.read(process, edits);
   stopper.during(stop => {
+    stepBack(process, stop, islands);
     text.write(process, stop.tid);
     const ranges = regions.map(r => ({ address: r.start, size: Number(r.end - r.start) }));
     if (!isQuiet(process, stop, ranges)) return;
@@ -58,9 +65,17 @@ function hasMapped(pid: number, inode: number): boolean {
   }
 }
 
-/** The patches in a module's text that lead into `code`, as edits that undo them. */
-function leftovers(process: TracedProcess, module: Module, code: readonly Mapping[]): TextEdit[] {
-  const edits: TextEdit[] = [];
+/**
+ * Adds the patches in a module's text that lead into `code` to `edits`, as edits that undo them, and the sites of
+ * islands to `islands`, by the island's address.
+ */
+function findLeftovers(
+  process: TracedProcess,
+  module: Module,
+  code: readonly Mapping[],
+  edits: TextEdit[],
+  islands: Map<number, bigint>,
+): void {
   for (const { start, end } of module.text) {
     // The last page of a mapping goes on behind the file's segment.
     const file = module.elf.bytesFrom(Number(start - module.bias))?.subarray(0, Number(end - start));
@@ -69,22 +84,41 @@ function leftovers(process: TracedProcess, module: Module, code: readonly Mappin
     if (now.equals(file)) continue;
     for (let at = 0; at < now.length; at++) {
       if (now[at] === file[at]) continue;
-      // The first byte of a patch may be what stood there before.
-      for (let from = Math.max(0, at - BRANCH_LENGTH + 1); from <= at; from++) {
-        if (!leadsInto(now, from, start, code)) continue;
-        let to = from + BRANCH_LENGTH;
-        while (to < from + MOST_SLED && now[to] === NOP && file[to] !== NOP) to++;
-        edits.push({
-          address: start + BigInt(from),
-          expect: now.subarray(from, to),
-          replace: file.subarray(from, to),
-        });
-        at = to - 1;
-        break;
-      }
+      const patch = patchAt(now, file, at, start, code);
+      if (patch === undefined) continue;
+      const { from, to, island } = patch;
+      edits.push({
+        address: start + BigInt(from),
+        expect: now.subarray(from, to),
+        replace: file.subarray(from, to),
+      });
+      if (island !== undefined) islands.set(Number(start) + island, start + BigInt(from));
+      at = to - 1;
     }
   }
-  return edits;
+}
+
+/** The patch that changed the byte at `at`; offsets in the text. The first byte of a patch may be what stood there before. */
+function patchAt(
+  now: Buffer,
+  file: Uint8Array,
+  at: number,
+  base: bigint,
+  code: readonly Mapping[],
+): { from: number; to: number; island?: number } | undefined {
+  for (let from = Math.max(0, at - BRANCH_LENGTH + 1); from <= at; from++) {
+    if (!leadsInto(now, from, base, code)) continue;
+    let to = from + BRANCH_LENGTH;
+    while (to < from + MOST_SLED && now[to] === NOP && file[to] !== NOP) to++;
+    return { from, to };
+  }
+  for (let from = Math.max(0, at - SHORT_LENGTH + 1); from <= at; from++) {
+    const to = from + SHORT_LENGTH;
+    if (to > now.length || now[from] !== JMP_SHORT) continue;
+    const island = to + now.readInt8(from + 1);
+    if (island >= 0 && leadsInto(now, island, base, code)) return { from, to, island };
+  }
+  return undefined;
 }
 
 function leadsInto(text: Buffer, at: number, base: bigint, code: readonly Mapping[]): boolean {

@@ -55,7 +55,7 @@ function examine(hex: string, scene: Scene = {}): PatchSite | Refusal {
   return findPatchSites(moduleOf(bytes, scene), [traced])[0];
 }
 
-function reason(hex: string, scene: Scene = {}): RefusalReason | 'moved' | 'nop-sled' {
+function reason(hex: string, scene: Scene = {}): RefusalReason | PatchSite['kind'] {
   const result = examine(hex, scene);
   return isPatchSite(result) ? result.kind : result.reason;
 }

@@ -86,7 +86,9 @@ function findIslands(
     if (at === undefined) continue;
     for (let byte = at; byte < at + ISLAND_SIZE; byte++) taken.add(byte);
     const section = map.section(at)!;
-    const original = Uint8Array.from(section.bytes.subarray(at - section.address, at - section.address + ISLAND_SIZE));
+    const original = Uint8Array.from(
+      section.bytes.subarray(at - section.address, at - section.address + ISLAND_SIZE),
+    );
     found.push({ ...site, kind: 'island', island: { address: at, original } });
   }
   return found;

@@ -11,7 +11,7 @@ import { Assembler } from '../../../x86/assembler.js';
 import { BpfError } from '../../errno.js';
 import type { LinkTarget, SkippedFunction, SkipReason } from '../../kernel.js';
 import { checkFunctions } from '../ftrace/check.js';
-import { PATCH_SIZE, type PatchSite } from '../ftrace/patch_site.js';
+import { PATCH_SIZE, type PatchSite, patchSize } from '../ftrace/patch_site.js';
 import { PreparedText, type TextEdit } from '../ftrace/text_edit.js';
 import {
   ENTRY,
@@ -25,10 +25,18 @@ import type { LoadedProgram } from '../program.js';
 import { isQuiet } from '../quiet.js';
 import type { Arena, Block } from '../region/arena.js';
 import { type CodeBlock, CodeRegion } from '../region/code_region.js';
+import { stepBack } from '../step_back.js';
 import type { Stop, Stopper } from '../stopper.js';
 import type { ProcessTarget, Targets } from '../targets.js';
 import { emitGlobalTrampoline, specKey, type TrampolineSpec } from '../trampoline/global.js';
-import { DISPLACED, patchBytes, slotSize, writeSlotCall, writeSlotCode } from '../trampoline/slot.js';
+import {
+  DISPLACED,
+  islandBytes,
+  patchBytes,
+  slotSize,
+  writeSlotCall,
+  writeSlotCode,
+} from '../trampoline/slot.js';
 import type { Attached, LinkHost, MultiLink } from './multi_link.js';
 
 /** A function without a known prototype counts as having six integer arguments. */
@@ -186,23 +194,29 @@ export class Hooks implements LinkHost {
     skip: (want: LinkTarget, why: SkipReason) => void,
   ): Attached {
     const planned: CodeRegion[] = [];
-    let hooks: { hook: Hook; want: LinkTarget; edit: TextEdit }[] = [];
+    let hooks: { hook: Hook; want: LinkTarget; edits: readonly TextEdit[] }[] = [];
     let pauseMs = 0;
     try {
       const regionOf = this.#assignRegions(places, planned);
       for (const place of places) {
         const hook = this.#layOut(link, program, place.want, place.target, place.site, regionOf);
-        hooks.push({ hook, want: place.want, edit: enableEdit(hook) });
+        hooks.push({ hook, want: place.want, edits: enableEdits(hook) });
       }
       let text = PreparedText.read(
         this.#stopper.process,
-        hooks.map(h => h.edit),
+        hooks.flatMap(h => h.edits),
       );
       if (text.modified.length > 0) {
         const modified = new Set(text.modified);
-        const bad = hooks.filter(h => modified.has(h.edit));
-        hooks = hooks.filter(h => !modified.has(h.edit));
-        for (const { want } of bad) skip(want, live('text-modified'));
+        const isBad = (h: { edits: readonly TextEdit[] }): boolean =>
+          h.edits.some(edit => modified.has(edit));
+        for (const { want } of hooks.filter(isBad)) skip(want, live('text-modified'));
+        hooks = hooks.filter(h => !isBad(h));
+        // Of a site with an island, one edit may be good: it must not be written without the other.
+        text = PreparedText.read(
+          this.#stopper.process,
+          hooks.flatMap(h => h.edits),
+        );
       }
 
       for (let tries = 0; ; tries++) {
@@ -231,7 +245,7 @@ export class Hooks implements LinkHost {
         for (const { want } of bad) skip(want, live('in-use'));
         text = PreparedText.read(
           this.#stopper.process,
-          hooks.map(h => h.edit),
+          hooks.flatMap(h => h.edits),
         );
       }
     } finally {
@@ -354,7 +368,7 @@ export class Hooks implements LinkHost {
       hook.site,
       programs.map(p => p.program),
     );
-    if (hook.site.kind === 'moved') {
+    if (hook.site.kind !== 'nop-sled') {
       hook.trampoline = this.#trampoline(region, spec);
       writeSlotCall(bytes, hook.slotAddress, hook.trampoline);
     }
@@ -385,8 +399,14 @@ export class Hooks implements LinkHost {
     if (own.length === 0 || this.#stopper.void) return 0;
     const ending = own.filter(hook => hook.programs.length === 1);
     const shared = own.filter(hook => hook.programs.length > 1);
-    const text = PreparedText.read(this.#stopper.process, ending.map(disableEdit));
+    const text = PreparedText.read(this.#stopper.process, ending.flatMap(disableEdits));
+    const islands = new Map<number, bigint>();
+    for (const hook of ending) {
+      const island = islandAddress(hook);
+      if (island !== undefined) islands.set(Number(island), hook.siteAddress);
+    }
     const { ms } = this.#stopper.during(stop => {
+      stepBack(this.#stopper.process, stop, islands);
       text.write(this.#stopper.process, stop.tid);
       for (const hook of shared)
         this.#setPrograms(
@@ -460,17 +480,28 @@ function specOf(site: PatchSite, programs: readonly LoadedProgram[]): Trampoline
 /** Every caller-saved register: rax, rcx, rdx, rsi, rdi, r8 to r11. */
 const ALL_CLOBBERS = 0xfc7;
 
-function enableEdit(hook: Hook): TextEdit {
-  return {
-    address: hook.siteAddress,
-    expect: hook.site.original,
-    replace: patchBytes(hook.site, hook.siteAddress, hook.slotAddress, hook.trampoline),
-  };
+/** Where the process has the island of a hook's site. */
+function islandAddress({ site, target }: Hook): bigint | undefined {
+  return site.island && target.owner.bias + BigInt(site.island.address);
 }
 
-function disableEdit(hook: Hook): TextEdit {
-  const { replace, expect } = enableEdit(hook);
-  return { address: hook.siteAddress, expect: replace, replace: expect.subarray(0, replace.length) };
+/** The patch, and the island's where there is one. */
+function enableEdits(hook: Hook): TextEdit[] {
+  const { site, siteAddress, slotAddress, trampoline } = hook;
+  const replace = patchBytes(site, siteAddress, slotAddress, trampoline);
+  const edits = [{ address: siteAddress, expect: site.original, replace }];
+  const address = islandAddress(hook);
+  if (address !== undefined)
+    edits.push({ address, expect: site.island!.original, replace: islandBytes(address, slotAddress) });
+  return edits;
+}
+
+function disableEdits(hook: Hook): TextEdit[] {
+  return enableEdits(hook).map(({ address, expect, replace }) => ({
+    address,
+    expect: replace,
+    replace: expect.subarray(0, replace.length),
+  }));
 }
 
 /** Addresses inside replaced bytes at which an instruction begins: no thread may go on there. */
@@ -497,7 +528,7 @@ function insidePoints(hooks: readonly Hook[]): InsidePoints {
       for (let i = 1; i < site.length; i++) add(hook, i, hook.siteAddress + BigInt(site.length));
     else
       for (const { from, to } of site.displaced.boundaries)
-        if (from > 0 && from < PATCH_SIZE) add(hook, from, hook.slotAddress + BigInt(DISPLACED + to));
+        if (from > 0 && from < patchSize(site)) add(hook, from, hook.slotAddress + BigInt(DISPLACED + to));
   }
   return { points, low, high };
 }

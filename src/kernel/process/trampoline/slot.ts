@@ -80,7 +80,12 @@ export function slotEntry(slotAddress: bigint): bigint {
  * The bytes that replace the start of a patch site: a jump to the slot's stub or to the site's island, or a call of a
  * global trampoline.
  */
-export function patchBytes(site: PatchSite, siteAddress: bigint, slotAddress: bigint, trampoline: bigint): Uint8Array {
+export function patchBytes(
+  site: PatchSite,
+  siteAddress: bigint,
+  slotAddress: bigint,
+  trampoline: bigint,
+): Uint8Array {
   // `findPatchSites` chose the island within reach.
   if (site.island !== undefined)
     return Uint8Array.of(JMP_SHORT, site.island.address - (site.address + SHORT_PATCH_SIZE));
