@@ -65,6 +65,8 @@ export class Counter {
   /** Slot of each target, by its address; and the functions by slot. */
   readonly #slots = new Map<bigint, number>();
   readonly #functions: TargetFunction[] = [];
+  /** IFUNCs that have not been chosen so far; they join when they are. */
+  #unresolved: readonly SkippedFunction[] = [];
   #attachMs = 0;
 
   /**
@@ -102,16 +104,17 @@ export class Counter {
 
   /** Functions that matched so far. */
   get matched(): number {
-    return this.#functions.length;
+    return this.#functions.length + this.#unresolved.length;
   }
 
-  /** Functions that the link is on now. */
+  /** Those of them that were counted, at least for as long as their library was there. */
   get attached(): number {
-    return this.#link.targets.length;
+    return this.#functions.length - this.#link.skipped.length;
   }
 
+  /** The others, and why. */
   get skipped(): readonly SkippedFunction[] {
-    return this.#link.skipped;
+    return [...this.#link.skipped, ...this.#unresolved];
   }
 
   get pauseMs(): number {
@@ -135,8 +138,11 @@ export class Counter {
     const targets: LinkTarget[] = [];
     const done = new Set(this.#link?.targets.map(t => t.target.address));
     for (const { address } of this.#link?.skipped ?? []) done.add(address);
+    this.#unresolved = matched.flatMap(({ unresolved, module, name, address }) =>
+      unresolved === undefined ? [] : [{ ...unresolved, module, function: name, address }],
+    );
     for (const target of matched) {
-      if (done.has(target.address)) continue;
+      if (target.unresolved !== undefined || done.has(target.address)) continue;
       // A library that was unloaded and loaded again at the same place keeps its slots.
       let slot = this.#slots.get(target.address);
       if (slot === undefined || this.#functions[slot].name !== target.name) {

@@ -4,7 +4,9 @@
  */
 
 import { readFileSync } from 'node:fs';
+import type { SymbolType } from '../../elf/file.js';
 import { addressOf, futexWaitAsync, futexWake } from '../../ffi/libc.js';
+import type { Module } from '../../process/image.js';
 import type { TracedProcess } from '../../process/process.js';
 import { Assembler } from '../../x86/assembler.js';
 import { sitesOf } from './ftrace/module_sites.js';
@@ -17,7 +19,9 @@ import { emitNotice, NOTICE, NOTICE_WAIT_NS } from './trampoline/notify.js';
 import { writeBranch, writeDisplaced } from './trampoline/slot.js';
 
 /** What the dynamic linkers call it: glibc, and musl. */
-const STATE_FUNCTIONS = ['_dl_debug_state', 'dl_debug_state'];
+const STATE_FUNCTIONS: ReadonlySet<string> = new Set(['_dl_debug_state', 'dl_debug_state']);
+/** A static program has no linker; it has chosen its IFUNCs when it calls this, before its constructors and main. */
+const STATIC_INIT: ReadonlySet<string> = new Set(['_init']);
 const JMP = 0xe9;
 const JMP_LENGTH = 5;
 const NOTICE_ROOM = 512;
@@ -36,41 +40,63 @@ export interface NoticePlace {
   readonly high: bigint;
 }
 
-/** Finds the linker's function; `undefined` for a static program, or a linker that hides it. */
-export function findNoticePlace(targets: Targets): NoticePlace | undefined {
+/**
+ * Finds the functions that tell when there is something new: the linker's, in a dynamic program, or in a static one
+ * that can load libraries; and for a static program with IFUNCs the start of its initialisation. None where these are
+ * hidden.
+ */
+export function findNoticePlaces(targets: Targets): NoticePlace[] {
+  const places: NoticePlace[] = [];
   for (const module of targets.modules) {
-    if (module.isMain && module.elf.interpreter !== undefined) continue;
-    const sites = sitesOf(module.elf, module.name);
-    const f = sites.functions.find(g => g.aliases.some(alias => STATE_FUNCTIONS.includes(alias)));
-    if (f === undefined) continue;
-    const [site] = sites.find([f]);
-    if (!isPatchSite(site) || site.kind !== 'moved') continue;
-    const symbol = module.elf.symbols(new Set(['OBJECT'])).find(s => s.name === '_r_debug' && s.value !== 0);
-    return {
-      site,
-      bias: module.bias,
-      rDebug: symbol === undefined ? undefined : module.bias + BigInt(symbol.value),
-      address: module.bias + BigInt(f.address),
-      low: module.start,
-      high: module.end,
-    };
+    const isStatic = module.isMain && module.elf.interpreter === undefined;
+    if (module.isMain && !isStatic) continue;
+    const state = placeIn(module, STATE_FUNCTIONS);
+    if (state !== undefined) {
+      const symbol = module.elf.symbols(OBJECTS).find(s => s.name === '_r_debug' && s.value !== 0);
+      places.push({
+        ...state,
+        rDebug: symbol === undefined ? undefined : module.bias + BigInt(symbol.value),
+      });
+    }
+    if (!isStatic || !sitesOf(module.elf, module.name).functions.some(f => f.ifunc)) continue;
+    const init = placeIn(module, STATIC_INIT);
+    if (init !== undefined) places.push(init);
   }
-  return undefined;
+  return places;
+}
+
+const OBJECTS: ReadonlySet<SymbolType> = new Set(['OBJECT']);
+
+function placeIn(module: Module, names: ReadonlySet<string>): NoticePlace | undefined {
+  const sites = sitesOf(module.elf, module.name);
+  const f = sites.functions.find(g => g.aliases.some(alias => names.has(alias)));
+  if (f === undefined) return undefined;
+  const [site] = sites.find([f]);
+  if (!isPatchSite(site) || site.kind !== 'moved') return undefined;
+  return {
+    site,
+    bias: module.bias,
+    rDebug: undefined,
+    address: module.bias + BigInt(f.address),
+    low: module.start,
+    high: module.end,
+  };
 }
 
 export class LoaderNotice {
   readonly #process: TracedProcess;
-  readonly #place: NoticePlace;
+  readonly #places: readonly NoticePlace[];
   readonly #words: Block;
   readonly #view: DataView;
-  readonly #code: CodeBlock;
   readonly #region: CodeRegion;
+  /** The code of each place. */
+  readonly #code: readonly CodeBlock[];
   #closed = false;
 
   /** Writes the code into `region`, which reaches the linker; nothing is patched yet. */
-  constructor(process: TracedProcess, place: NoticePlace, arena: Arena, region: CodeRegion) {
+  constructor(process: TracedProcess, places: readonly NoticePlace[], arena: Arena, region: CodeRegion) {
     this.#process = process;
-    this.#place = place;
+    this.#places = places;
     this.#words = arena.alloc(NOTICE.size);
     this.#view = new DataView(this.#words.bytes.buffer, this.#words.bytes.byteOffset, NOTICE.size);
     this.#view.setUint32(NOTICE.pid, process.pid, true);
@@ -78,31 +104,39 @@ export class LoaderNotice {
     this.#view.setBigInt64(NOTICE.timeout + 8, NOTICE_WAIT_NS, true);
     this.#view.setUint32(NOTICE.armed, 1, true);
     this.#region = region;
-    this.#code = region.alloc(NOTICE_ROOM);
-    const at = region.addressOf(this.#code);
+    this.#code = places.map(place => this.#write(place));
+  }
+
+  #write({ rDebug, site, bias }: NoticePlace): CodeBlock {
+    const block = this.#region.alloc(NOTICE_ROOM);
+    const at = this.#region.addressOf(block);
     const a = new Assembler();
-    emitNotice(a, this.#words.address, place.rDebug);
+    emitNotice(a, this.#words.address, rDebug);
     const notice = a.finish(at);
-    const bytes = region.bytesOf(this.#code);
+    const bytes = this.#region.bytesOf(block);
     bytes.set(notice);
-    writeDisplaced(bytes, notice.length, at, place.site, place.bias);
+    writeDisplaced(bytes, notice.length, at, site, bias);
+    return block;
   }
 
-  /** The change to the linker's text. */
-  get edit(): TextEdit {
-    const { site, bias } = this.#place;
-    const address = bias + BigInt(site.address);
-    const replace = new Uint8Array(JMP_LENGTH);
-    writeBranch(replace, 0, JMP, address, this.#region.addressOf(this.#code));
-    return { address, expect: site.original, replace };
+  /** The changes to the text. */
+  get edits(): TextEdit[] {
+    return this.#places.map(({ site, bias }, i) => {
+      const address = bias + BigInt(site.address);
+      const replace = new Uint8Array(JMP_LENGTH);
+      writeBranch(replace, 0, JMP, address, this.#region.addressOf(this.#code[i]));
+      return { address, expect: site.original, replace };
+    });
   }
 
-  /** Undoes `edit`. */
+  /** Undoes `edits`. */
   readRestore(): PreparedText {
-    const { address, expect, replace } = this.edit;
-    return PreparedText.read(this.#process, [
-      { address, expect: replace, replace: expect.subarray(0, replace.length) },
-    ]);
+    const undo = this.edits.map(({ address, expect, replace }) => ({
+      address,
+      expect: replace,
+      replace: expect.subarray(0, replace.length),
+    }));
+    return PreparedText.read(this.#process, undo);
   }
 
   /**

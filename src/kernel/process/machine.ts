@@ -22,7 +22,7 @@ import { PreparedText } from './ftrace/text_edit.js';
 import { compileProgram } from './jit/compile.js';
 import { Hooks, OPAQUE_ARGS } from './link/hooks.js';
 import { MultiLink } from './link/multi_link.js';
-import { findNoticePlace, LoaderNotice } from './loader_notice.js';
+import { findNoticePlaces, LoaderNotice } from './loader_notice.js';
 import { createMap, type BpfMap as ProcessMap } from './maps/map.js';
 import { emitMapRoutines, type MapRoutines } from './maps/routines.js';
 import type { LoadedProgram } from './program.js';
@@ -65,12 +65,13 @@ export class ProcessKernel implements Kernel {
     }
     this.#stopper = new Stopper(process);
     repairLeftovers(process, this.#stopper);
-    this.#targets = new Targets(process);
-    const place = findNoticePlace(this.#targets);
+    this.#targets = new Targets(this.#stopper);
+    const places = findNoticePlaces(this.#targets);
     const { modules } = this.#targets;
     if (modules.length === 0) throw nothingToTrace(this.#targets, process.pid);
-    const low = place?.low ?? modules[0].start;
-    const high = place?.high ?? modules[0].end;
+    // Places are all in one module: the linker, or the static program.
+    const low = places[0]?.low ?? modules[0].start;
+    const high = places[0]?.high ?? modules[0].end;
     this.#code = CodeRegion.plan(process, PROGRAM_REGION_BYTES, low, high, []);
     const dataAddress = planDataAddress(process, DATA_REGION_BYTES);
 
@@ -79,7 +80,7 @@ export class ProcessKernel implements Kernel {
         const data = SharedRegion.map(remote, process.task, 'data', dataAddress, DATA_REGION_BYTES);
         this.#code.map(remote, process.task);
         const arena = new DataArena(data, size => this.#mapData(size));
-        const notice = place === undefined ? undefined : new LoaderNotice(process, place, arena, this.#code);
+        const notice = places.length === 0 ? undefined : new LoaderNotice(process, places, arena, this.#code);
         return { arena, notice };
       }),
     ).value;
@@ -88,14 +89,12 @@ export class ProcessKernel implements Kernel {
     this.#routines = this.#emitRoutines();
     this.#hooks = new Hooks(this.#stopper, this.#targets, this.#arena);
     this.#hooks.addRegion(this.#code);
-    if (this.#notice !== undefined && place !== undefined) {
-      this.#hooks.reserved.add(place.address);
-      this.#watchLinker(this.#notice);
-    }
+    for (const { address } of places) this.#hooks.reserved.add(address);
+    if (this.#notice !== undefined) this.#watchLinker(this.#notice);
   }
 
   #watchLinker(notice: LoaderNotice): void {
-    const text = PreparedText.read(this.process, [notice.edit]);
+    const text = PreparedText.read(this.process, notice.edits);
     if (text.modified.length > 0)
       throw new BpfError(
         'EBUSY',
@@ -121,9 +120,13 @@ export class ProcessKernel implements Kernel {
     return new Map(names.map(name => [name, at + BigInt(a.offsetOf(labels[name]))]));
   }
 
-  /** Something sees libraries as they load; without it a link covers what is mapped when it is made. */
-  get watchesLinker(): boolean {
-    return this.#notice !== undefined;
+  /**
+   * The program stands before its dynamic linker has loaded the libraries, and the linker will tell when it has; false
+   * for a static program, whose code is all there.
+   */
+  get waitsForLinker(): boolean {
+    const main = this.#targets.modules.find(m => m.isMain);
+    return this.#notice !== undefined && main?.elf.interpreter !== undefined;
   }
 
   /** The program that this machine was opened on is gone: execed away, or ended. */

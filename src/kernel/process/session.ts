@@ -89,7 +89,7 @@ export class Session {
     const kernel = new ProcessKernel(this.process);
     this.#kernel = kernel;
     // A dynamic program has no libraries yet: the linker tells when they are there, before their code runs.
-    this.#waitsForLinker = kernel.watchesLinker;
+    this.#waitsForLinker = kernel.waitsForLinker;
     if (!this.#waitsForLinker) this.#tool.opened(kernel);
     this.#watch(kernel);
     this.process.resumeAll();

@@ -4,6 +4,7 @@
  */
 
 import type { ElfFile } from '../../elf/file.js';
+import { R_X86_64_RELATIVE } from '../../elf/format.js';
 import { frameRanges } from '../../elf/frames.js';
 import { type Module, readModules, type UnreadableModule } from '../../process/image.js';
 import { readMappings } from '../../process/mappings.js';
@@ -12,6 +13,7 @@ import { ifuncSlots, symbolSlots } from '../../process/symbols/ifunc.js';
 import type { SelectorSet } from '../../process/symbols/selector.js';
 import type { SkipReason, TargetFunction } from '../kernel.js';
 import { sitesOf } from './ftrace/module_sites.js';
+import type { Stopper } from './stopper.js';
 
 /** A target with what the machine knows of it. */
 export interface ProcessTarget extends TargetFunction {
@@ -20,6 +22,8 @@ export interface ProcessTarget extends TargetFunction {
   readonly fileAddress: number;
   readonly aliases: readonly string[];
 }
+
+const RELATIVE: ReadonlySet<number> = new Set([R_X86_64_RELATIVE]);
 
 const UNRESOLVED: SkipReason = {
   reason: 'ifunc-unresolved',
@@ -31,13 +35,15 @@ const IN_ANOTHER: SkipReason = {
 };
 
 export class Targets {
+  readonly #stopper: Stopper;
   readonly #process: TracedProcess;
   #modules: readonly Module[] = [];
   #unreadable: readonly UnreadableModule[] = [];
   #known = new Map<bigint, ProcessTarget>();
 
-  constructor(process: TracedProcess) {
-    this.#process = process;
+  constructor(stopper: Stopper) {
+    this.#stopper = stopper;
+    this.#process = stopper.process;
     this.refresh();
   }
 
@@ -97,10 +103,39 @@ export class Targets {
         else if (!found.has(resolved.address)) found.set(resolved.address, resolved);
       }
     }
-    const targets = [...found.values(), ...unresolved];
+    for (const target of this.#call(unresolved)) {
+      if (target.unresolved !== undefined || !found.has(target.address)) found.set(target.address, target);
+    }
+    const targets = [...found.values()];
     for (const target of targets)
       if (target.unresolved === undefined) this.#known.set(target.address, target);
     return targets;
+  }
+
+  /**
+   * IFUNCs that nothing has used so far: their resolvers are asked, in the process, as the linker would at the first
+   * use. Only in files that are relocated; a resolver reads its file's data.
+   */
+  #call(unresolved: readonly ProcessTarget[]): readonly ProcessTarget[] {
+    const callable = unresolved.filter(t => t.unresolved === UNRESOLVED && this.#isRelocated(t.owner));
+    if (callable.length === 0) return unresolved;
+    const chosen = this.#stopper.during(stop =>
+      stop.remote(remote => callable.map(target => remote.callFunction(target.address))),
+    ).value;
+    return unresolved.map(target => {
+      const index = callable.indexOf(target);
+      return index < 0 ? target : this.#leads(target, chosen[index]);
+    });
+  }
+
+  #isRelocated({ elf, bias }: Module): boolean {
+    if (elf.interpreter === undefined && elf.type === 'EXEC') return false;
+    for (const { offset, addend } of elf.relocations(RELATIVE)) {
+      const bytes = this.#process.readMapped(bias + BigInt(offset), 8);
+      if (bytes.length < 8) return false;
+      return new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true) === bias + BigInt(addend);
+    }
+    return false;
   }
 
   /**
@@ -124,17 +159,21 @@ export class Targets {
       if (bytes.length < 8) continue;
       const address = new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true);
       if (address === target.address) continue;
-      const home = this.moduleAt(address);
-      if (home === undefined) {
-        if (address > 0xffff_ffffn && this.#inVdso(address)) return { ...target, unresolved: IN_ANOTHER };
-        continue;
-      }
-      const fileAddress = Number(address - home.bias);
-      const size = functionSize(home, fileAddress);
-      if (size === undefined) continue;
-      return { ...target, address, size, owner: home, fileAddress };
+      const resolved = this.#leads(target, address);
+      if (resolved.unresolved !== UNRESOLVED) return resolved;
     }
     return { ...target, unresolved: UNRESOLVED };
+  }
+
+  /** The target that an IFUNC chose: the function at `address`, unresolved where none is known there. */
+  #leads(target: ProcessTarget, address: bigint): ProcessTarget {
+    const home = this.moduleAt(address);
+    if (home === undefined) return { ...target, unresolved: this.#inVdso(address) ? IN_ANOTHER : UNRESOLVED };
+    const fileAddress = Number(address - home.bias);
+    const size = functionSize(home, fileAddress);
+    if (size === undefined) return { ...target, unresolved: UNRESOLVED };
+    const { unresolved: _, ...rest } = target;
+    return { ...rest, address, size, owner: home, fileAddress };
   }
 
   #inVdso(address: bigint): boolean {

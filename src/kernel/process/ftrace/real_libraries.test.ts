@@ -11,7 +11,14 @@ import { R_X86_64_64, R_X86_64_IRELATIVE, R_X86_64_RELATIVE } from '../../../elf
 import { frameRanges } from '../../../elf/frames.js';
 import { denied } from './deny_list.js';
 import { findPatchSites } from './find_patch_sites.js';
-import { isPatchSite, type ModuleCode, placeDisplaced, type TracedFunction } from './patch_site.js';
+import {
+  ISLAND_SIZE,
+  isPatchSite,
+  type ModuleCode,
+  placeDisplaced,
+  SHORT_PATCH_SIZE,
+  type TracedFunction,
+} from './patch_site.js';
 
 const iced = createRequire(import.meta.url)('iced-x86') as typeof import('iced-x86');
 
@@ -130,21 +137,43 @@ test.each(['/lib/x86_64-linux-gnu/libcrypto.so.3', '/lib/x86_64-linux-gnu/libc.s
     const results = findPatchSites(code, framed);
     let sites = 0;
     let refused = 0;
+    let islands = 0;
+    const isNear = (address: number, from: number, to: number): boolean =>
+      Array.from({ length: to - from }, (_, i) => address + from + i).some(near => targets.has(near));
     for (const result of results) {
+      const { function: address } = result;
       if (isPatchSite(result)) {
+        const { island } = result;
         sites++;
-        for (let inside = result.address + 1; inside < result.address + result.length; inside++) {
-          if (targets.has(inside)) expect.fail(`a branch goes to 0x${inside.toString(16)}`);
-        }
+        const replaced = island === undefined ? result.length : SHORT_PATCH_SIZE;
+        if (isNear(result.address, 1, replaced))
+          expect.fail(`a branch goes into the site of 0x${address.toString(16)}`);
+        if (island === undefined) continue;
+        islands++;
+        if (isNear(island.address, 0, ISLAND_SIZE))
+          expect.fail(`a branch goes to the island of 0x${address.toString(16)}`);
+        const distance = island.address - (result.address + SHORT_PATCH_SIZE);
+        expect(distance).toBeGreaterThanOrEqual(-128);
+        expect(distance).toBeLessThanOrEqual(127);
+        for (const { start, size } of code.frames)
+          if (island.address + ISLAND_SIZE > start && island.address < start + size)
+            expect.fail(`the island of 0x${address.toString(16)} is inside a function`);
+        // What made the island necessary.
+        expect(
+          isNear(address, 1, 24) || code.frames.some(f => f.start > address && f.start < address + 9),
+        ).toBe(true);
       } else if (result.reason === 'branch-into-entry') {
         refused++;
-        const near = Array.from({ length: 24 }, (_, i) => result.function + 1 + i);
-        expect(near.some(address => targets.has(address))).toBe(true);
+        expect(isNear(address, 1, 25)).toBe(true);
       }
     }
-    console.log(`${path}: ${sites} sites without a branch into them, ${refused} refused for one`);
+    const bytes = results.filter(isPatchSite).flatMap(({ island }) => (island ? [island.address] : []));
+    bytes.sort((a, b) => a - b);
+    for (const [i, at] of bytes.entries())
+      if (i > 0) expect(at - bytes[i - 1]).toBeGreaterThanOrEqual(ISLAND_SIZE);
+    console.log(`${path}: ${sites} sites without a branch into them, ${islands} islands, ${refused} refused`);
     expect(sites).toBeGreaterThan(2000);
-    expect(refused).toBeGreaterThan(0);
+    expect(islands).toBeGreaterThan(0);
   },
 );
 
