@@ -80,6 +80,13 @@ export class Targets {
   match(selectors: SelectorSet): ProcessTarget[] {
     const found = new Map<bigint, ProcessTarget>();
     const unresolved: ProcessTarget[] = [];
+    const chosen = new Set<bigint>();
+    /** Adds what an IFUNC chose, under the IFUNC's name: `memcpy`, not `__memmove_avx_unaligned_erms`. */
+    const add = (target: ProcessTarget): void => {
+      if (chosen.has(target.address)) return;
+      chosen.add(target.address);
+      found.set(target.address, target);
+    };
     for (const owner of this.#modules) {
       if (!selectors.matchesModule(owner)) continue;
       for (const f of sitesOf(owner.elf, owner.name).functions) {
@@ -100,11 +107,12 @@ export class Targets {
         }
         const resolved = this.#resolve(target);
         if (resolved.unresolved !== undefined) unresolved.push(resolved);
-        else if (!found.has(resolved.address)) found.set(resolved.address, resolved);
+        else add(resolved);
       }
     }
     for (const target of this.#call(unresolved)) {
-      if (target.unresolved !== undefined || !found.has(target.address)) found.set(target.address, target);
+      if (target.unresolved === undefined) add(target);
+      else found.set(target.address, target);
     }
     const targets = [...found.values()];
     for (const target of targets)

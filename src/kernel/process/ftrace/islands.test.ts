@@ -124,9 +124,9 @@ describe('padding that is an island, and padding that is none', () => {
     expect(islandOf([loop, far(120), nops(5), next])).toBe(129);
     expect(islandOf([loop, far(121), nops(5), next])).toBe('branch-into-entry');
     // Backwards, from behind the jump: 128.
-    expect(islandOf([next, nops(8), far(112), loop])).toBe(9);
-    expect(islandOf([next, nops(8), far(113), loop])).toBe('branch-into-entry');
-    expect(islandOf([next, nops(9), far(113), loop])).toBe(10);
+    expect(islandOf([next, nops(8), far(121), loop])).toBe(9);
+    expect(islandOf([next, nops(8), far(122), loop])).toBe('branch-into-entry');
+    expect(islandOf([next, nops(9), far(121), loop])).toBe(10);
   });
 
   test('without unwind table, where the code in front decodes to its end', () => {
@@ -158,7 +158,7 @@ describe('what needs an island', () => {
 
   test('a pointer, and a function that starts inside', () => {
     expect(islandOf([{ name: 'f', hex: '4889f8 4889f1 c3' }, nops(9), next], 'f', [3])).toBe(9);
-    expect(islandOf([{ name: 'f', hex: '4889f8' }, { name: 'g', hex: PLAIN }, nops(6)], 'f')).toBe(12);
+    expect(islandOf([{ name: 'f', hex: '4889f8' }, { name: 'g', hex: PLAIN }, nops(8)], 'f')).toBe(12);
   });
 
   test('nothing helps where the second byte is entered', () => {
@@ -166,7 +166,7 @@ describe('what needs an island', () => {
     expect(islandOf([{ name: 'loop', hex: '53 48ffc8 75fb 5b c3' }, nops(12), next])).toBe(
       'branch-into-entry',
     );
-    expect(islandOf([loop, nops(12), next], 'loop', [1])).toBe('branch-into-entry');
+    expect(islandOf([loop, nops(12), next], 'loop', [1])).toBe('pointer-into-entry');
     expect(islandOf([loop, nops(12), next], 'loop', [2])).toBe(9);
   });
 
