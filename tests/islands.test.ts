@@ -4,11 +4,15 @@
  */
 
 import { describe, expect, onTestFinished, test } from 'vitest';
-import { describeRun, multitrace, Running, run, startMultitrace } from './support/command.js';
+import { stepBack } from '../src/kernel/process/step_back.js';
+import { Stopper } from '../src/kernel/process/stopper.js';
+import { openProcess } from '../src/process/process.js';
+import { describeRun, multitrace, Running, startMultitrace } from './support/command.js';
 import { compileTarget, ownCounts, type Recipe } from './support/compile.js';
-import { changedCode, mappings, until } from './support/process.js';
-import { countCommand, countOf, parseReport } from './support/report.js';
+import { changedCode, loadBias, mappings, until } from './support/process.js';
+import { type CountReport, countCommand, countOf, parseReport } from './support/report.js';
 import { missingCommand, missingCompiler, SOAK } from './support/skip.js';
+import { fileFunctions } from './support/symbols.js';
 
 const THREADS = 4;
 const OWN = ['looped', 'middle', 'tiny', 'behind_tiny'];
@@ -43,9 +47,7 @@ describe('counts', () => {
   test.for(RECIPES)('%s: the sites are islands', async ([, recipe], { skip }) => {
     const missing = missingCompiler(recipe);
     skip(missing !== undefined, missing);
-    const listed = await run(compileTarget(recipe), ['1']);
-    expect(listed.status).toBe(0);
-    const done = await multitrace(['list', ...OWN, '--json', '--', compileTarget(recipe), '1']);
+    const done = await multitrace(['list', ...OWN, '--json', '--file', compileTarget(recipe)]);
     const { functions } = JSON.parse(done.stdout) as {
       functions: { function: string; site: { kind: string } }[];
     };
@@ -61,7 +63,7 @@ describe('counts', () => {
     skip(lacking !== undefined, lacking);
     const program = compileTarget({ source: 'islands.c' });
     // The library calls them itself as well, equally often in both runs.
-    const runs = [];
+    const runs: CountReport[] = [];
     for (const rounds of [10_000, 20_000]) {
       const { report, run: traced } = await countCommand(LIBC, [program, `${rounds}`]);
       expect(traced.stderr, describeRun(traced)).toMatch(/^checksum ok$/m);
@@ -81,7 +83,7 @@ describe('counts', () => {
     const missing = missingCompiler(recipe);
     skip(missing !== undefined, missing);
     const program = compileTarget(recipe);
-    const runs = [];
+    const runs: CountReport[] = [];
     for (const rounds of [10_000, 20_000]) {
       const { report, run: traced } = await countCommand(
         ['memcpy', 'memmove', 'strlen'],
@@ -121,6 +123,7 @@ describe('a process with four threads in these functions', () => {
   test(`attached and detached ${CYCLES} times`, async ({ skip }) => {
     skip(lacking !== undefined, lacking);
     const target = await startServing();
+    let calls = 0;
     for (let cycle = 0; cycle < CYCLES; cycle++) {
       const done = await multitrace(
         ['count', ...OWN, ...LIBC, '-p', `${target.pid}`, '--duration', '0.03', '--json'],
@@ -128,10 +131,16 @@ describe('a process with four threads in these functions', () => {
       );
       expect(done.status, describeRun(done)).toBe(0);
       const report = parseReport(done);
-      for (const name of OWN) expect(countOf(report, name), `cycle ${cycle}: ${name}`).toBeGreaterThan(0);
+      const counts = OWN.map(name => countOf(report, name));
+      // All entries change in one stop, and a thread makes its calls in order: its counts differ by at most one.
+      expect(Math.max(...counts) - Math.min(...counts), `cycle ${cycle}: ${counts}`).toBeLessThanOrEqual(
+        THREADS,
+      );
+      calls += Math.max(...counts);
       expect(report.skipped).toEqual([]);
       expect(changedCode(target.pid).changed, `cycle ${cycle}`).toEqual([]);
     }
+    expect(calls).toBeGreaterThan(0);
     await endServing(target);
   }, 300_000);
 
@@ -182,4 +191,24 @@ describe('a signal handler that will return to where a thread is between the two
     expect(done.stdout, describeRun(done)).toMatch(/^checksum ok$/m);
     expect(done.status).toBe(0);
   });
+});
+
+test('a thread between the two jumps is put back', async ({ skip }) => {
+  skip(lacking !== undefined || missingCommand('nm') !== undefined, lacking);
+  const program = compileTarget({ source: 'islands.c' });
+  const target = new Running(program, ['spin']);
+  onTestFinished(() => target.stop());
+  await target.expectOutput(/^ready$/m);
+  const bias = loadBias(target.pid, program);
+  const addresses = new Map(fileFunctions(program).map(f => [f.name, bias + f.address]));
+  const traced = openProcess(target.pid);
+  new Stopper(traced).during(stop => {
+    expect(stop.threads.length).toBe(1);
+    // The thread stands at `spin` as it would at an island whose site is `spun`.
+    stepBack(traced, stop, new Map([[addresses.get('spin')! + 1, 0n]]));
+    stepBack(traced, stop, new Map([[addresses.get('spin')!, BigInt(addresses.get('spun')!)]]));
+  });
+  traced.release();
+  const done = await target.ended;
+  expect(done.stdout, describeRun(done)).toBe('ready\nspun\n');
 });

@@ -8,6 +8,7 @@
  *   islands redirect       the handler of a signal makes the interrupted thread call `looped` and, where that is
  *                          patched with a short jump, stands behind that jump; prints `island` or `entry`, and waits
  *                          for a line before it returns
+ *   islands spin           prints `ready`, stands at one instruction until its thread is moved, and prints `spun`
  *
  * Prints `name<TAB>calls` for each function and `checksum ok`; a wrong result gives `checksum bad` and exit status 1.
  */
@@ -40,9 +41,14 @@ __asm__(".text\n"
         ".size tiny, .-tiny\n"
         "behind_tiny: .cfi_startproc\n mov $9, %eax\n ret\n .cfi_endproc\n"
         ".size behind_tiny, .-behind_tiny\n"
+        ".globl spin, spun\n"
+        "spin: jmp spin\n"
+        "spun: ret\n"
         ".p2align 5\n");
 long looped(long), middle(long);
 int tiny(void), behind_tiny(void);
+/* A thread in spin stands at its first instruction, for ever; at spun it returns. */
+void spin(void);
 
 /* Pointers that the compiler does not see through: every call is one of the library's function. */
 static void *(*volatile copy)(void *, const void *, size_t) = memcpy;
@@ -124,6 +130,13 @@ int main(int argc, char **argv) {
   setvbuf(stdin, NULL, _IONBF, 0);
   if (argc < 2) return 2;
   if (strcmp(argv[1], "redirect") == 0) return be_redirected();
+  if (strcmp(argv[1], "spin") == 0) {
+    printf("ready\n");
+    fflush(stdout);
+    spin();
+    printf("spun\n");
+    return 0;
+  }
   int serve = strcmp(argv[1], "serve") == 0;
   calls_each = serve ? ~0ul : strtoul(argv[1], NULL, 10);
   pthread_t threads[THREADS];

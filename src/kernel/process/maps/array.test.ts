@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { MAP_TYPE, UPDATE } from '../../../bpf/map_type.js';
 import { addressOf, callCode } from '../../../ffi/libc.js';
 import { ArrayMap } from './array.js';
 import { RoutinesInMemory, randomNumbers, SharedMemory } from './fixture.js';
-import { BPF_EXIST, BPF_MAP_TYPE_ARRAY, BPF_NOEXIST } from './map.js';
 
 const EINVAL = -22n;
 const E2BIG = -7n;
@@ -26,7 +26,7 @@ afterAll(() => {
 });
 
 function createArray(valueSize: number, maxEntries: number): ArrayMap {
-  return new ArrayMap({ type: BPF_MAP_TYPE_ARRAY, keySize: 4, valueSize, maxEntries, name: 'a' }, 1, memory);
+  return new ArrayMap({ type: MAP_TYPE.ARRAY, keySize: 4, valueSize, maxEntries, name: 'a' }, 1, memory);
 }
 
 function call(
@@ -58,7 +58,7 @@ describe('an array map', () => {
       );
       for (const [i, value] of values.entries()) {
         if (i % 2 === 0) map.update(key(i), value);
-        else expect(call('arrayUpdate', map, key(i), value, BPF_EXIST)).toBe(0n);
+        else expect(call('arrayUpdate', map, key(i), value, UPDATE.EXIST)).toBe(0n);
       }
       for (const [i, value] of values.entries()) {
         expect(map.lookup(key(i))).toEqual(value);
@@ -84,9 +84,11 @@ describe('an array map', () => {
   it('refuses to insert, to delete, and unknown flags', () => {
     const map = createArray(8, 3);
     const value = new Uint8Array(8).fill(1);
-    expect(() => map.update(key(0), value, BPF_NOEXIST)).toThrow(expect.objectContaining({ code: 'EEXIST' }));
+    expect(() => map.update(key(0), value, UPDATE.NOEXIST)).toThrow(
+      expect.objectContaining({ code: 'EEXIST' }),
+    );
     expect(() => map.delete(key(0))).toThrow(expect.objectContaining({ code: 'EINVAL' }));
-    expect(call('arrayUpdate', map, key(0), value, BPF_NOEXIST)).toBe(EEXIST);
+    expect(call('arrayUpdate', map, key(0), value, UPDATE.NOEXIST)).toBe(EEXIST);
     expect(call('arrayUpdate', map, key(0), value, 3n)).toBe(EINVAL);
     expect(call('arrayUpdate', map, key(0), value, 1n << 32n)).toBe(EINVAL);
     expect(call('arrayDelete', map, key(0))).toBe(EINVAL);

@@ -3,10 +3,11 @@
  * up to 8 bytes is read and written whole; a longer one word by word, as in the kernel.
  */
 
+import { MAP_TYPE, UPDATE } from '../../../bpf/map_type.js';
 import { BpfError } from '../../errno.js';
 import type { Arena, Block } from '../region/arena.js';
 import { checkSize, type MapAttributes } from './attributes.js';
-import { ARRAY, BPF_EXIST, BPF_MAP_TYPE_ARRAY, BPF_NOEXIST, MAP, padded } from './layout.js';
+import { ARRAY, MAP, padded } from './layout.js';
 import type { BpfMap } from './map.js';
 
 /** What the JIT needs to compile a lookup without a call: `values + index * stride` where index < maxEntries. */
@@ -21,7 +22,7 @@ export interface InlineArray {
 const CACHE_LINE = 64;
 
 export class ArrayMap implements BpfMap, InlineArray {
-  readonly type = BPF_MAP_TYPE_ARRAY;
+  readonly type = MAP_TYPE.ARRAY;
   readonly id: number;
   readonly name: string;
   readonly keySize = 4;
@@ -70,7 +71,7 @@ export class ArrayMap implements BpfMap, InlineArray {
   update(key: Uint8Array, value: Uint8Array, flags = 0n): void {
     const index = this.indexOf(key);
     checkSize('value', this.name, value, this.valueSize);
-    if (flags < 0n || flags > BPF_EXIST) {
+    if (flags < 0n || flags > UPDATE.EXIST) {
       throw new BpfError('EINVAL', `Update flags ${flags} of map '${this.name}' are unknown; use 0, 1 or 2.`);
     }
     if (index >= this.maxEntries) {
@@ -79,10 +80,10 @@ export class ArrayMap implements BpfMap, InlineArray {
         `Index ${index} is beyond array map '${this.name}'; its last index is ${this.maxEntries - 1}.`,
       );
     }
-    if (flags === BPF_NOEXIST) {
+    if (flags === UPDATE.NOEXIST) {
       throw new BpfError(
         'EEXIST',
-        `Index ${index} of array map '${this.name}' exists, as all its elements do; update it without BPF_NOEXIST.`,
+        `Index ${index} of array map '${this.name}' exists, as all its elements do; update it without UPDATE.NOEXIST.`,
       );
     }
     const whole = new BigUint64Array(this.stride / 8);

@@ -3,9 +3,10 @@
  * replaced word by word in place, so like in the kernel an update is not atomic beyond 8 bytes.
  */
 
+import { UPDATE } from '../../../bpf/map_type.js';
 import { type Assembler, type Label, mem, r8, r10, rax, rcx, rdi, rdx, rsi } from '../../../x86/assembler.js';
 import { errnoNumber } from '../../errno.js';
-import { ARRAY, BPF_EXIST, BPF_NOEXIST, MAP } from './layout.js';
+import { ARRAY, MAP } from './layout.js';
 
 /** Entry points of the array routines. */
 export interface ArrayRoutines {
@@ -43,12 +44,12 @@ export function emitArrayRoutines(a: Assembler, copyPadded: Label): ArrayRoutine
   const exists = a.label();
   a.align(16);
   const arrayUpdate = a.here();
-  a.cmp(rcx, Number(BPF_EXIST));
+  a.cmp(rcx, Number(UPDATE.EXIST));
   a.jcc('a', invalid);
   a.mov(rax, mem(rsi), 4);
   a.cmp(rax, mem(rdi, MAP.MAX_ENTRIES), 4);
   a.jcc('ae', tooBig);
-  a.cmp(rcx, Number(BPF_NOEXIST));
+  a.cmp(rcx, Number(UPDATE.NOEXIST));
   a.jcc('e', exists);
   emitElementAddress(a);
   a.mov(rcx, rax);

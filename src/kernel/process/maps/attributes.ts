@@ -1,7 +1,8 @@
 /** What a map is created from (the map part of `union bpf_attr`), and the kernel's checks of it. */
 
+import { MAP_TYPE } from '../../../bpf/map_type.js';
 import { BpfError } from '../../errno.js';
-import { BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, padded } from './layout.js';
+import { padded } from './layout.js';
 
 /** The attributes of BPF_MAP_CREATE. Sizes are in bytes. */
 export interface MapAttributes {
@@ -42,10 +43,10 @@ function isU32(value: number): boolean {
 export function checkAttributes(attr: MapAttributes): void {
   const { type, keySize, valueSize, maxEntries, name, flags = 0 } = attr;
   const map = `map '${name}'`;
-  if (type !== BPF_MAP_TYPE_HASH && type !== BPF_MAP_TYPE_ARRAY) {
+  if (type !== MAP_TYPE.HASH && type !== MAP_TYPE.ARRAY) {
     throw new BpfError(
       'EINVAL',
-      `The type ${type} of ${map} is not supported; use a hash (${BPF_MAP_TYPE_HASH}) or an array (${BPF_MAP_TYPE_ARRAY}).`,
+      `The type ${type} of ${map} is not supported; use a hash (${MAP_TYPE.HASH}) or an array (${MAP_TYPE.ARRAY}).`,
     );
   }
   if (name.length > LONGEST_NAME || !/^[A-Za-z0-9_.]*$/.test(name)) {
@@ -63,15 +64,15 @@ export function checkAttributes(attr: MapAttributes): void {
       throw new BpfError('EINVAL', `The ${word} of ${map} is ${value}; it must be from 1 to 2^32 - 1.`);
     }
   }
-  const allowed = type === BPF_MAP_TYPE_ARRAY ? BPF_F_MMAPABLE : BPF_F_NO_PREALLOC;
+  const allowed = type === MAP_TYPE.ARRAY ? BPF_F_MMAPABLE : BPF_F_NO_PREALLOC;
   if ((flags & ~allowed) !== 0) {
-    const meant = type === BPF_MAP_TYPE_ARRAY ? 'BPF_F_MMAPABLE' : 'BPF_F_NO_PREALLOC';
+    const meant = type === MAP_TYPE.ARRAY ? 'BPF_F_MMAPABLE' : 'BPF_F_NO_PREALLOC';
     throw new BpfError(
       'EINVAL',
       `The flags 0x${flags.toString(16)} of ${map} are not supported; only ${meant} is for this type.`,
     );
   }
-  if (type === BPF_MAP_TYPE_ARRAY && keySize !== 4) {
+  if (type === MAP_TYPE.ARRAY && keySize !== 4) {
     throw new BpfError(
       'EINVAL',
       `The key size of array ${map} is ${keySize}; it must be 4, for a u32 index.`,

@@ -1,9 +1,9 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { MAP_TYPE, UPDATE } from '../../../bpf/map_type.js';
 import { BpfError } from '../../errno.js';
 import { inspectHash, RoutinesInMemory, randomNumbers, SharedMemory, StressProgram } from './fixture.js';
 import { HashMap } from './hash.js';
-import { BPF_EXIST, BPF_MAP_TYPE_HASH, BPF_NOEXIST } from './map.js';
 
 const THREADS = 8;
 const SOAK = process.env.MULTITRACE_SOAK === '1';
@@ -71,7 +71,7 @@ async function stress(
 }
 
 function createHash(memory: SharedMemory, keySize: number, valueSize: number, maxEntries: number): HashMap {
-  return new HashMap({ type: BPF_MAP_TYPE_HASH, keySize, valueSize, maxEntries, name: 'h' }, 1, memory);
+  return new HashMap({ type: MAP_TYPE.HASH, keySize, valueSize, maxEntries, name: 'h' }, 1, memory);
 }
 
 /** Key number `n`, as stress.c makes it. */
@@ -133,11 +133,11 @@ describe.skipIf(!hasCompiler())(`a hash map under stress (seed ${seed})`, () => 
             try {
               switch (random(5)) {
                 case 0:
-                  map.update(k, value(n, BigInt(random(2 ** 31))), BPF_NOEXIST);
+                  map.update(k, value(n, BigInt(random(2 ** 31))), UPDATE.NOEXIST);
                   balance[n]!++;
                   break;
                 case 1:
-                  map.update(k, value(n, BigInt(random(2 ** 31))), BPF_EXIST);
+                  map.update(k, value(n, BigInt(random(2 ** 31))), UPDATE.EXIST);
                   break;
                 case 2:
                   map.delete(k);

@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { MAP_TYPE, UPDATE } from '../../../bpf/map_type.js';
 import { callCode } from '../../../ffi/libc.js';
 import { BpfError } from '../../errno.js';
 import { inspectHash, RoutinesInMemory, randomNumbers, SharedMemory } from './fixture.js';
 import { HashMap } from './hash.js';
 import { HASH } from './layout.js';
-import { BPF_ANY, BPF_EXIST, BPF_MAP_TYPE_HASH, BPF_NOEXIST } from './map.js';
 
 const ENOENT = -2n;
 const E2BIG = -7n;
@@ -76,7 +76,7 @@ function view(map: HashMap, memory: SharedMemory): Uint8Array {
 }
 
 function createHash(memory: SharedMemory, keySize: number, valueSize: number, maxEntries: number): HashMap {
-  return new HashMap({ type: BPF_MAP_TYPE_HASH, keySize, valueSize, maxEntries, name: 'h' }, 1, memory);
+  return new HashMap({ type: MAP_TYPE.HASH, keySize, valueSize, maxEntries, name: 'h' }, 1, memory);
 }
 
 function key(size: number, n: number): Uint8Array {
@@ -125,12 +125,12 @@ describe('a hash map', () => {
             break;
           }
           default: {
-            const flags = [BPF_ANY, BPF_NOEXIST, BPF_EXIST][random(3)]!;
+            const flags = [UPDATE.ANY, UPDATE.NOEXIST, UPDATE.EXIST][random(3)]!;
             const value = Uint8Array.from({ length: valueSize }, () => random(256));
             const wanted =
-              flags === BPF_NOEXIST && present
+              flags === UPDATE.NOEXIST && present
                 ? EEXIST
-                : flags === BPF_EXIST && !present
+                : flags === UPDATE.EXIST && !present
                   ? ENOENT
                   : !present && model.size === maxEntries
                     ? E2BIG
@@ -159,11 +159,11 @@ describe('a hash map', () => {
       const sides = [readerSide(map), programSide(map, memory)];
       for (let round = 0; round < 6; round++) {
         for (let i = 0; i < maxEntries; i++)
-          expect(sides[i % 2]!.update(key(4, i), key(8, i), BPF_ANY)).toBe(0n);
+          expect(sides[i % 2]!.update(key(4, i), key(8, i), UPDATE.ANY)).toBe(0n);
         for (const side of sides) {
-          expect(side.update(key(4, maxEntries), key(8, 0), BPF_ANY)).toBe(E2BIG);
-          expect(side.update(key(4, maxEntries), key(8, 0), BPF_EXIST)).toBe(ENOENT);
-          expect(side.update(key(4, 0), key(8, 9), BPF_ANY)).toBe(0n);
+          expect(side.update(key(4, maxEntries), key(8, 0), UPDATE.ANY)).toBe(E2BIG);
+          expect(side.update(key(4, maxEntries), key(8, 0), UPDATE.EXIST)).toBe(ENOENT);
+          expect(side.update(key(4, 0), key(8, 9), UPDATE.ANY)).toBe(0n);
         }
         for (let i = 0; i < maxEntries; i++) expect(sides[(i + round) % 2]!.delete(key(4, i))).toBe(0n);
         expect(inspectHash(view(map, memory))).toEqual({
@@ -192,14 +192,14 @@ describe('a hash map', () => {
       const side = [readerSide(map), programSide(map, memory)][which]!;
       const bytes = view(map, memory);
       bytes.fill(0, HASH.SPARE, HASH.SPARE + 4);
-      for (let i = 0; i < 2; i++) expect(side.update(key(4, i), key(8, i), BPF_ANY)).toBe(0n);
-      for (let i = 0; i < 10; i++) expect(side.update(key(4, i % 2), key(8, i), BPF_ANY)).toBe(0n);
+      for (let i = 0; i < 2; i++) expect(side.update(key(4, i), key(8, i), UPDATE.ANY)).toBe(0n);
+      for (let i = 0; i < 10; i++) expect(side.update(key(4, i % 2), key(8, i), UPDATE.ANY)).toBe(0n);
       expect(inspectHash(bytes)).toMatchObject({ marked: 0, free: 1, spare: 0, lost: 128 });
-      expect(side.update(key(4, 2), key(8, 2), BPF_NOEXIST)).toBe(0n);
-      expect(side.update(key(4, 2), key(8, 3), BPF_ANY)).toBe(EBUSY);
+      expect(side.update(key(4, 2), key(8, 2), UPDATE.NOEXIST)).toBe(0n);
+      expect(side.update(key(4, 2), key(8, 3), UPDATE.ANY)).toBe(EBUSY);
       expect(side.lookup(key(4, 2))).toEqual(key(8, 2));
       expect(side.delete(key(4, 0))).toBe(0n);
-      expect(side.update(key(4, 2), key(8, 3), BPF_ANY)).toBe(0n);
+      expect(side.update(key(4, 2), key(8, 3), UPDATE.ANY)).toBe(0n);
       expect(side.lookup(key(4, 2))).toEqual(key(8, 3));
     }
   });
@@ -208,14 +208,14 @@ describe('a hash map', () => {
     using memory = new SharedMemory(1 << 20);
     const map = createHash(memory, 8, 8, 64);
     const program = programSide(map, memory);
-    expect(program.update(key(8, 1), key(8, 0), BPF_ANY)).toBe(0n);
+    expect(program.update(key(8, 1), key(8, 0), UPDATE.ANY)).toBe(0n);
     const stored = memory.alloc(8);
     stored.bytes.set(key(8, 1));
     const lookup = (): bigint =>
       callCode(code.address(code.routines.hashLookup), map.address, stored.address);
     const at = lookup();
     expect(at).not.toBe(0n);
-    for (let i = 2; i < 64; i++) program.update(key(8, i), key(8, i), BPF_ANY);
+    for (let i = 2; i < 64; i++) program.update(key(8, i), key(8, i), UPDATE.ANY);
     for (let i = 2; i < 64; i++) program.delete(key(8, i));
     expect(lookup()).toBe(at);
     // What a program adds through the address is what the reader sees.

@@ -4,10 +4,11 @@
  */
 
 import { randomBytes } from 'node:crypto';
+import { MAP_TYPE, UPDATE } from '../../../bpf/map_type.js';
 import { BpfError } from '../../errno.js';
 import type { Arena, Block } from '../region/arena.js';
 import { checkSize, LARGEST_MAP, type MapAttributes } from './attributes.js';
-import { BPF_EXIST, BPF_MAP_TYPE_HASH, BPF_NOEXIST, HASH, MAP, NODE, padded, WORD } from './layout.js';
+import { HASH, MAP, NODE, padded, WORD } from './layout.js';
 import type { BpfMap } from './map.js';
 import { mixKey } from './mix.js';
 
@@ -41,7 +42,7 @@ function spareNodes(nodeSize: number): number {
 }
 
 export class HashMap implements BpfMap {
-  readonly type = BPF_MAP_TYPE_HASH;
+  readonly type = MAP_TYPE.HASH;
   readonly id: number;
   readonly name: string;
   readonly keySize: number;
@@ -142,7 +143,7 @@ export class HashMap implements BpfMap {
   update(key: Uint8Array, value: Uint8Array, flags = 0n): void {
     this.setKey(key);
     checkSize('value', this.name, value, this.valueSize);
-    if (flags < 0n || flags > BPF_EXIST) {
+    if (flags < 0n || flags > UPDATE.EXIST) {
       throw new BpfError('EINVAL', `Update flags ${flags} of map '${this.name}' are unknown; use 0, 1 or 2.`);
     }
     const { words } = this;
@@ -152,7 +153,7 @@ export class HashMap implements BpfMap {
       for (;;) {
         this.search();
         if (this.node !== 0) {
-          if (flags === BPF_NOEXIST) throw this.exists();
+          if (flags === UPDATE.NOEXIST) throw this.exists();
           if (fresh === 0) {
             source = SPARE;
             fresh = this.popFree(source);
@@ -169,7 +170,7 @@ export class HashMap implements BpfMap {
           this.next = replaced;
           if (!this.unlink()) this.search();
         } else {
-          if (flags === BPF_EXIST) throw this.missing();
+          if (flags === UPDATE.EXIST) throw this.missing();
           if (fresh !== 0 && source !== 0n) {
             this.pushFree(fresh, source);
             fresh = 0;
@@ -351,7 +352,7 @@ export class HashMap implements BpfMap {
   private exists(): BpfError {
     return new BpfError(
       'EEXIST',
-      `The key is in map '${this.name}' already; leave out BPF_NOEXIST to replace its value.`,
+      `The key is in map '${this.name}' already; leave out UPDATE.NOEXIST to replace its value.`,
     );
   }
 

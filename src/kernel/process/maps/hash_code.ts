@@ -79,6 +79,7 @@
  * by others may see the node become another key's.
  */
 
+import { UPDATE } from '../../../bpf/map_type.js';
 import {
   type Assembler,
   type Label,
@@ -101,7 +102,7 @@ import {
   rsi,
 } from '../../../x86/assembler.js';
 import { errnoNumber } from '../../errno.js';
-import { BPF_EXIST, BPF_NOEXIST, HASH, MAP, NODE, WORD } from './layout.js';
+import { HASH, MAP, NODE, WORD } from './layout.js';
 import { emitMixLongKey, emitMixWord } from './mix.js';
 import { emitLoadPadded } from './words_code.js';
 
@@ -397,7 +398,7 @@ function emitUpdate(
 
   a.align(32);
   const start = a.here();
-  a.cmp(rcx, Number(BPF_EXIST));
+  a.cmp(rcx, Number(UPDATE.EXIST));
   a.jcc('a', invalid);
   for (const register of saved) a.push(register);
   a.mov(value, rdx);
@@ -414,7 +415,7 @@ function emitUpdate(
   const replace = a.label();
   const gotFresh = a.label();
   const busy = a.label();
-  a.cmp(flags, Number(BPF_NOEXIST));
+  a.cmp(flags, Number(UPDATE.NOEXIST));
   a.jcc('e', exists);
   a.mov(found, node);
   a.mov(foundNext, next);
@@ -458,7 +459,7 @@ function emitUpdate(
   const append = a.label();
   const take = a.label();
   const full = a.label();
-  a.cmp(flags, Number(BPF_EXIST));
+  a.cmp(flags, Number(UPDATE.EXIST));
   a.jcc('e', missing);
   a.test(fresh, fresh);
   a.jcc('e', take);

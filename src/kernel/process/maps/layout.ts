@@ -3,15 +3,6 @@
  * reader on our side. The kernel's words are kept (`key_size`, `max_entries`, …). Not for what the maps do.
  */
 
-/** Map types, as the kernel numbers them (enum bpf_map_type, linux/bpf.h). */
-export const BPF_MAP_TYPE_HASH = 1;
-export const BPF_MAP_TYPE_ARRAY = 2;
-
-/** Flags of an update (linux/bpf.h). */
-export const BPF_ANY = 0n;
-export const BPF_NOEXIST = 1n;
-export const BPF_EXIST = 2n;
-
 /**
  * Byte offsets of the fields that every map starts with, all u32.
  *

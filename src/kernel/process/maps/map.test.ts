@@ -1,17 +1,11 @@
 import { describe, expect, it } from 'vitest';
+import { MAP_TYPE } from '../../../bpf/map_type.js';
 import { BpfError, type ErrnoName } from '../../errno.js';
 import { SharedMemory } from './fixture.js';
-import {
-  BPF_F_MMAPABLE,
-  BPF_F_NO_PREALLOC,
-  BPF_MAP_TYPE_ARRAY,
-  BPF_MAP_TYPE_HASH,
-  createMap,
-  type MapAttributes,
-} from './map.js';
+import { BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, createMap, type MapAttributes } from './map.js';
 
-const hash: MapAttributes = { type: BPF_MAP_TYPE_HASH, keySize: 8, valueSize: 8, maxEntries: 16, name: 'm' };
-const array: MapAttributes = { ...hash, type: BPF_MAP_TYPE_ARRAY, keySize: 4 };
+const hash: MapAttributes = { type: MAP_TYPE.HASH, keySize: 8, valueSize: 8, maxEntries: 16, name: 'm' };
+const array: MapAttributes = { ...hash, type: MAP_TYPE.ARRAY, keySize: 4 };
 
 function refusal(attr: MapAttributes): BpfError {
   using memory = new SharedMemory(1 << 16);
