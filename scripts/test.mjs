@@ -107,4 +107,8 @@ const statuses = [
 
 const totals = count(REPORT);
 process.exitCode = Math.max(...statuses);
+// The last line counts tests only: what else failed stands above it.
+['types', 'lint'].forEach((title, i) => {
+  if (statuses[i] !== 0) process.stdout.write(`\n${title}: failed, see above\n`);
+});
 process.stdout.write(`\n${totals.passed} passed, ${totals.failed} failed, ${totals.skipped} skipped\n`);

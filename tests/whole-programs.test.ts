@@ -51,7 +51,8 @@ async function sameTraced(
   const selectors = options.selectors ?? ['*:*'];
   const traced = await multitrace(['count', ...selectors, '--json', '--', ...command], settings);
   const parsed = parseReport(traced);
-  const said = normalize(traced.stderr);
+  // What the command itself says there has its name in front.
+  const said = normalize(traced.stderr.replace(/^multitrace: .*\n/gm, ''));
   for (const text of [plain.stdout, plain.stderr]) {
     expect(
       said.includes(normalize(text)),

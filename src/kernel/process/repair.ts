@@ -91,6 +91,8 @@ function findLeftovers(
         address: start + BigInt(from),
         expect: now.subarray(from, to),
         replace: file.subarray(from, to),
+        // The jump to an island goes before the island.
+        stage: island === undefined ? 1 : 0,
       });
       if (island !== undefined) islands.set(Number(start) + island, start + BigInt(from));
       at = to - 1;

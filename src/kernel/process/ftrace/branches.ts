@@ -129,10 +129,12 @@ function nextFind(
 export function scanAbsolute(section: CodeSection, inside: SiteBits, into: BranchCandidate[]): void {
   const { bytes, address } = section;
   const { words, size, base } = inside;
+  // In 32-bit integers throughout, for every byte comes by here; of an address beyond, the low half is looked for.
+  const low = base | 0;
   let value = 0;
   for (let o = 0; o < bytes.length; o++) {
     value = (value >>> 8) | (bytes[o] << 24);
-    const target = ((value >>> 0) - base) | 0;
+    const target = (value - low) | 0;
     if (target >>> 0 >= size || !((words[target >>> 5] >>> (target & 31)) & 1)) continue;
     if (o >= 3)
       into.push({ kind: 'address', address: address + o - 3, end: address + o + 1, target: base + target });

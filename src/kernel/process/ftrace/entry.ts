@@ -7,6 +7,7 @@
 import { ARITHMETIC_FLAGS, type CodeDecoder, ENDBR64_LENGTH, Flow, isEndbr64 } from '../../../x86/decoder.js';
 import { type DisplacedCode, type RelocationFailure, Relocator } from '../../../x86/relocator.js';
 import type { CodeMap } from './code_map.js';
+import { fillerLength } from './filler.js';
 import {
   type CodeSection,
   PATCH_SIZE,
@@ -25,7 +26,6 @@ const SIGNAL_RETURNS = [
 const FLAG_WINDOW = 8;
 /** Compilers and linkers align functions to this, and fill with nops or int3. */
 const FUNCTION_ALIGNMENT = 16;
-const INT3 = 0xcc;
 
 const FAILURES: Record<RelocationFailure, RefusalReason> = {
   trap: 'trap',
@@ -113,7 +113,7 @@ export function examineEntry(map: CodeMap, fn: TracedFunction, patch = PATCH_SIZ
     // Control left for good, so what follows is not executed from here: it may be replaced where it is the
     // function's own (nobody branches to it: branches.ts) or padding.
     if (!relocator.ended) return refuse('too-short');
-    if (end < site + patch && !isPadding(map, section, decoder, end, site + patch, nextStart)) {
+    if (end < site + patch && !isPadding(map, section, end, site + patch, nextStart)) {
       return refuse('too-short');
     }
     length = patch;
@@ -171,7 +171,6 @@ function emptySled(): DisplacedCode {
 function isPadding(
   map: CodeMap,
   section: CodeSection,
-  decoder: CodeDecoder,
   from: number,
   needed: number,
   nextStart: number,
@@ -180,10 +179,10 @@ function isPadding(
   const aligned = Math.ceil(needed / FUNCTION_ALIGNMENT) * FUNCTION_ALIGNMENT;
   const to = Math.min(nextStart, aligned, sectionEnd);
   if (to < needed || map.frame(from) !== undefined) return false;
-  for (let address = from; address < to; address = decoder.end) {
-    decoder.decode(address);
-    if (!decoder.isNop && section.bytes[address - section.address] !== INT3) return false;
-    if (decoder.end > to) return false;
+  for (let address = from; address < to; ) {
+    const length = fillerLength(section.bytes, address - section.address);
+    if (length === 0 || address + length > to) return false;
+    address += length;
   }
   return true;
 }

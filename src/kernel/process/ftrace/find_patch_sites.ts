@@ -171,7 +171,8 @@ function refuseEntered(
     if (inside.has(pointer)) refuse(pointer, 'pointer-into-entry', `to 0x${pointer.toString(16)}`);
   };
   for (const pointer of module.pointers) refusePointer(pointer);
-  for (const section of module.fixedData ?? []) forEachWord(section, refusePointer);
+  for (const section of module.fixedData ?? [])
+    forEachWord(section, inside.base, inside.base + inside.size, refusePointer);
 
   const scan: BranchScan = { inside: [], toEntry: [], registerJumps: [] };
   for (const section of module.sections) {
@@ -190,14 +191,18 @@ function refuseEntered(
   return entered;
 }
 
-/** The aligned 8-byte words of data that has no relocations: code addresses stand among them. */
-function forEachWord(section: CodeSection, visit: (word: number) => void): void {
+/**
+ * Calls `visit` for the aligned 8-byte words from `low` to before `high` of data that has no relocations: code addresses
+ * stand among them.
+ */
+function forEachWord(section: CodeSection, low: number, high: number, visit: (word: number) => void): void {
   const skipped = -section.address & 7;
   let bytes = section.bytes.subarray(skipped);
   if (bytes.byteOffset % 4 !== 0) bytes = Uint8Array.from(bytes);
   const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length >>> 2);
   for (let i = 0; i + 1 < words.length; i += 2) {
-    visit(words[i] + words[i + 1] * 2 ** 32);
+    const word = words[i] + words[i + 1] * 2 ** 32;
+    if (word >= low && word < high) visit(word);
   }
 }
 

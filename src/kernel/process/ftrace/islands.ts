@@ -6,6 +6,7 @@
 
 import { ENDBR64_LENGTH, Flow } from '../../../x86/decoder.js';
 import { type CodeMap, lastAtOrBelow } from './code_map.js';
+import { fillerLength } from './filler.js';
 import { ISLAND_SIZE, PATCH_SIZE, type PatchSite, SHORT_PATCH_SIZE } from './patch_site.js';
 
 /** How far behind itself, and how far ahead, a `jmp rel8` reaches. */
@@ -71,21 +72,25 @@ export class Islands {
     const decoder = map.decoder(section);
     let filler = next;
     let leaves = false;
-    for (let at = Math.max(frame?.start ?? start, base); at < next; at = decoder.end) {
-      const flow = decoder.decode(at);
-      if (flow === Flow.invalid || decoder.end > next) return undefined;
-      if (at >= codeEnd && (decoder.isNop || bytes[at - base] === INT3)) {
+    for (let at = Math.max(frame?.start ?? start, base); at < next; ) {
+      const length = at >= codeEnd ? fillerLength(bytes, at - base) : 0;
+      if (length > 0) {
         if (filler === next) filler = at;
+        at += length;
+        if (at > next) return undefined;
         continue;
       }
       // Behind what the unwind table covers there may be data: decoding would be out of step.
       if (frame !== undefined && at >= codeEnd) return undefined;
+      const flow = decoder.decode(at);
+      if (flow === Flow.invalid || decoder.end > next) return undefined;
       filler = next;
       leaves =
         flow === Flow.jump ||
         flow === Flow.jumpIndirect ||
         flow === Flow.return ||
         (flow === Flow.trap && bytes[at - base] === UD2[0] && bytes[at + 1 - base] === UD2[1]);
+      at = decoder.end;
     }
     // A function shorter than a patch may want the padding behind it for itself, now or later.
     const from = Math.max(filler, start + ENDBR64_LENGTH + PATCH_SIZE);

@@ -1,5 +1,9 @@
 /**
- * Changes to the text of a process: prepared while it runs, written in one stop, word by word, all or nothing.
+ * Changes to the text of a process: prepared while it runs, written in one stop, all or nothing.
+ *
+ * Each change is one write of the kernel's (8 bytes from where it begins), and all are made one after the other, so
+ * that the text is right after every one of them: whoever kills us in the middle leaves some functions patched, and
+ * none half patched.
  */
 
 import { pokeWords } from '../../../process/poke.js';
@@ -13,34 +17,43 @@ export interface TextEdit {
   readonly expect: Uint8Array;
   /** What shall; at most as long as `expect`. */
   readonly replace: Uint8Array;
+  /** Edits of a lower stage are written first; 0 where left out. */
+  readonly stage?: number;
 }
 
-const WORD = 8n;
+const WORD = 8;
+const PAGE = 4096n;
 /** Sites closer than this are read in one piece: less than a page, so that no unmapped page can lie between. */
-const READ_GAP = 4096n;
+const READ_GAP = PAGE;
 
-interface Word {
-  readonly before: bigint;
-  after: bigint;
+/** Some text of the process. */
+interface Piece {
+  readonly start: bigint;
+  /** How many bytes of it the process has mapped. */
+  readonly mapped: number;
+  /** What stands there after the writes so far. */
+  readonly next: Buffer;
 }
 
-/** The words behind a set of edits, with what they hold before and after. */
+/** A set of edits, checked, with the words that they are written as. */
 export class PreparedText {
-  /** Address and word, alternately. */
-  readonly #before: BigUint64Array;
-  readonly #after: BigUint64Array;
+  /** Address and 8 bytes, alternately, in the order of writing; and what undoes each, in the same order. */
+  readonly #writes: BigUint64Array;
+  readonly #undo: BigUint64Array;
   /** Edits whose bytes are not what was expected: somebody else changed the text. They are not part of this. */
   readonly modified: readonly TextEdit[];
 
-  private constructor(words: ReadonlyMap<bigint, Word>, modified: readonly TextEdit[]) {
-    this.#before = new BigUint64Array(words.size * 2);
-    this.#after = new BigUint64Array(words.size * 2);
-    let i = 0;
-    for (const [address, { before, after }] of words) {
-      this.#before[i] = address;
-      this.#after[i++] = address;
-      this.#before[i] = before;
-      this.#after[i++] = after;
+  private constructor(
+    pokes: readonly (readonly [address: bigint, next: bigint, before: bigint])[],
+    modified: TextEdit[],
+  ) {
+    this.#writes = new BigUint64Array(pokes.length * 2);
+    this.#undo = new BigUint64Array(pokes.length * 2);
+    for (const [i, [address, next, before]] of pokes.entries()) {
+      this.#writes[i * 2] = address;
+      this.#writes[i * 2 + 1] = next;
+      this.#undo[i * 2] = address;
+      this.#undo[i * 2 + 1] = before;
     }
     this.modified = modified;
   }
@@ -48,45 +61,56 @@ export class PreparedText {
   /** Reads what stands at the edits now. Throws EFAULT where text is not mapped. */
   static read(process: TracedProcess, edits: readonly TextEdit[]): PreparedText {
     const sorted = [...edits].sort((a, b) => (a.address < b.address ? -1 : a.address > b.address ? 1 : 0));
-    const words = new Map<bigint, Word>();
     const modified: TextEdit[] = [];
+    const sound: { edit: TextEdit; piece: Piece; at: number }[] = [];
     for (let first = 0; first < sorted.length; ) {
       let last = first;
       const end = (edit: TextEdit): bigint => edit.address + BigInt(edit.expect.length);
       while (last + 1 < sorted.length && sorted[last + 1].address - end(sorted[last]) < READ_GAP) last++;
-      const start = sorted[first].address & -WORD;
-      const stop = (end(sorted[last]) + WORD - 1n) & -WORD;
-      const bytes = process.read(start, Number(stop - start));
-      const now = Buffer.from(bytes.buffer);
-      const next = Buffer.from(now);
+      // From the start of the page, which is mapped, to what the last word takes in, which may not be.
+      const start = sorted[first].address & -PAGE;
+      const now = Buffer.alloc(Number(end(sorted[last]) - start) + WORD);
+      const known = process.readMapped(start, now.length);
+      now.set(known);
+      const piece = { start, mapped: known.length, next: Buffer.from(now) };
       for (const edit of sorted.slice(first, last + 1)) {
         const at = Number(edit.address - start);
-        if (now.compare(edit.expect, 0, edit.expect.length, at, at + edit.expect.length) !== 0) {
-          modified.push(edit);
-          continue;
-        }
-        next.set(edit.replace, at);
-        for (let w = at & -8; w < at + edit.replace.length; w += 8) {
-          const address = start + BigInt(w);
-          const known = words.get(address);
-          const after = next.readBigUInt64LE(w);
-          if (known === undefined) words.set(address, { before: now.readBigUInt64LE(w), after });
-          else known.after = after;
-        }
+        const to = at + edit.expect.length;
+        if (to > known.length) throw notMapped(process, edit);
+        if (now.compare(edit.expect, 0, edit.expect.length, at, to) !== 0) modified.push(edit);
+        else sound.push({ edit, piece, at });
       }
       first = last + 1;
     }
-    return new PreparedText(words, modified);
+    // Within a stage in order of address: what a word takes in behind its edit is not written yet, and stays.
+    sound.sort((a, b) => (a.edit.stage ?? 0) - (b.edit.stage ?? 0));
+    const pokes: [bigint, bigint, bigint][] = [];
+    for (const { edit, piece, at } of sound)
+      for (let done = 0; done < edit.replace.length; done += WORD) {
+        // Not past the end of the mapping.
+        const word = Math.min(at + done, piece.mapped - WORD);
+        const before = piece.next.readBigUInt64LE(word);
+        piece.next.set(edit.replace.subarray(done, done + WORD), at + done);
+        pokes.push([piece.start + BigInt(word), piece.next.readBigUInt64LE(word), before]);
+      }
+    return new PreparedText(pokes, modified);
   }
 
-  /** Writes all words while the process stands still; undoes them and throws where the kernel refuses one. */
+  /** Writes all edits while the process stands still; undoes them and throws where the kernel refuses one. */
   write(process: TracedProcess, tid: number): void {
-    const count = this.#after.length / 2;
-    const done = pokeWords(tid, this.#after);
+    const count = this.#writes.length / 2;
+    const done = pokeWords(tid, this.#writes);
     if (done === count) return;
-    pokeWords(tid, this.#before.subarray(0, done * 2));
+    for (let i = done - 1; i >= 0; i--) pokeWords(tid, this.#undo.subarray(i * 2, i * 2 + 2));
     // Once more by itself, for its error.
-    process.pokeText(tid, this.#after[done * 2], this.#after[done * 2 + 1]);
+    process.pokeText(tid, this.#writes[done * 2], this.#writes[done * 2 + 1]);
     throw new BpfError('EAGAIN', `writing the text of process ${process.pid} failed for a moment; try again`);
   }
+}
+
+function notMapped(process: TracedProcess, { address }: TextEdit): BpfError {
+  return new BpfError(
+    'EFAULT',
+    `could not read the code at 0x${address.toString(16)} of process ${process.pid}: not mapped`,
+  );
 }

@@ -489,18 +489,23 @@ function islandAddress({ site, target }: Hook): bigint | undefined {
 function enableEdits(hook: Hook): TextEdit[] {
   const { site, siteAddress, slotAddress, trampoline } = hook;
   const replace = patchBytes(site, siteAddress, slotAddress, trampoline);
-  const edits = [{ address: siteAddress, expect: site.original, replace }];
+  const edit = { address: siteAddress, expect: site.original, replace };
   const address = islandAddress(hook);
-  if (address !== undefined)
-    edits.push({ address, expect: site.island!.original, replace: islandBytes(address, slotAddress) });
-  return edits;
+  if (address === undefined) return [edit];
+  const island = { address, expect: site.island!.original, replace: islandBytes(address, slotAddress) };
+  // No jump leads to an island that is not there.
+  return [
+    { ...island, stage: 0 },
+    { ...edit, stage: 1 },
+  ];
 }
 
 function disableEdits(hook: Hook): TextEdit[] {
-  return enableEdits(hook).map(({ address, expect, replace }) => ({
+  return enableEdits(hook).map(({ address, expect, replace, stage = 0 }) => ({
     address,
     expect: replace,
     replace: expect.subarray(0, replace.length),
+    stage: -stage,
   }));
 }
 
