@@ -20,8 +20,9 @@ import type {
 } from '../kernel.js';
 import { PreparedText } from './ftrace/text_edit.js';
 import { compileProgram } from './jit/compile.js';
-import { Hooks, OPAQUE_ARGS } from './link/hooks.js';
+import { Hooks } from './link/hooks.js';
 import { MultiLink } from './link/multi_link.js';
+import { OPAQUE_ARGS } from './link/slots.js';
 import { findNoticePlaces, LoaderNotice } from './loader_notice.js';
 import { createMap, type BpfMap as ProcessMap } from './maps/map.js';
 import { emitMapRoutines, type MapRoutines } from './maps/routines.js';
@@ -225,7 +226,7 @@ export class ProcessKernel implements Kernel {
       const restore = this.#notice?.readRestore();
       this.#stopper.during(stop => {
         restore?.write(this.process, stop.tid);
-        if (this.#hooks.quiet(stop)) this.#unmap(stop);
+        if (this.#hooks.isQuiet(stop)) this.#unmap(stop);
       });
     } catch (cause) {
       // It ended or execed meanwhile: nothing of ours is left in it.

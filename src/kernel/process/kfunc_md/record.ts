@@ -35,7 +35,7 @@ export interface RecordEntry {
   readonly cookie: bigint;
 }
 
-/** Writes a whole record. `more` is the address of the further entries, 0 where there are none. */
+/** Writes a record. `more` is the address of the further entries, 0 where there are none. */
 export function writeRecord(
   bytes: Uint8Array,
   func: bigint,
@@ -47,12 +47,6 @@ export function writeRecord(
   view.setBigUint64(RECORD.func, func, true);
   view.setUint32(RECORD.nrArgs, nrArgs, true);
   view.setUint32(RECORD.flags, 0, true);
-  writeRecordEntries(bytes, first, more);
-}
-
-/** Changes the programs of a record while no thread can be between its first entry and the rest. */
-export function writeRecordEntries(bytes: Uint8Array, first: RecordEntry, more: bigint): void {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, RECORD.size);
   view.setBigUint64(RECORD.bpfFunc, first.bpfFunc, true);
   view.setBigUint64(RECORD.cookie, first.cookie, true);
   view.setBigUint64(RECORD.more, more, true);

@@ -77,6 +77,16 @@ export class KfuncTable {
     else for (const { func, record } of entries) this.#place(this.#table, this.#buckets, func, record);
   }
 
+  /** Puts another record in the place of a function's: a reader finds the one or the other. */
+  replace(func: bigint, record: bigint): void {
+    const old = this.#records.get(func)!;
+    this.#records.set(func, record);
+    const cells = this.#cells(this.#table, this.#buckets);
+    let i = hashIndex(func, cells.length);
+    while (cells[i] !== old) i = (i + 1) & (cells.length - 1);
+    cells[i] = record;
+  }
+
   /** Removes records at once, shrinking at most once. */
   delete(funcs: readonly bigint[]): void {
     const gone: { func: bigint; record: bigint }[] = [];

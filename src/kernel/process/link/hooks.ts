@@ -1,52 +1,28 @@
 /**
- * The hooks of a live process: for each traced function its slot, its record and its patched text, shared by all
- * links on it. Everything is computed while the process runs; one stop maps, checks and writes.
+ * The hooks of a live process: for each traced function its patch site, the programs of all links on it, and the slot
+ * that its text leads to. Everything is computed while the process runs; one stop maps, checks and writes.
  */
 
 import type { Module } from '../../../process/image.js';
-import type { StoppedThread } from '../../../process/process.js';
-import { R, setRegisters } from '../../../process/registers.js';
+import { R } from '../../../process/registers.js';
 import { goesOnAt } from '../../../process/stacks.js';
-import { Assembler } from '../../../x86/assembler.js';
 import { BpfError } from '../../errno.js';
 import type { LinkTarget, SkippedFunction, SkipReason } from '../../kernel.js';
 import { checkFunctions } from '../ftrace/check.js';
-import { PATCH_SIZE, type PatchSite, patchSize } from '../ftrace/patch_site.js';
+import type { PatchSite } from '../ftrace/patch_site.js';
 import { PreparedText, type TextEdit } from '../ftrace/text_edit.js';
-import {
-  ENTRY,
-  type RecordEntry,
-  writeEntries,
-  writeRecord,
-  writeRecordEntries,
-} from '../kfunc_md/record.js';
 import { KfuncTable } from '../kfunc_md/table.js';
 import type { LoadedProgram } from '../program.js';
-import { isQuiet } from '../quiet.js';
-import type { Arena, Block } from '../region/arena.js';
-import { type CodeBlock, CodeRegion } from '../region/code_region.js';
+import type { Arena } from '../region/arena.js';
+import type { CodeRegion } from '../region/code_region.js';
 import { stepBack } from '../step_back.js';
 import type { Stop, Stopper } from '../stopper.js';
 import type { ProcessTarget, Targets } from '../targets.js';
-import { emitGlobalTrampoline, specKey, type TrampolineSpec } from '../trampoline/global.js';
-import {
-  DISPLACED,
-  islandBytes,
-  patchBytes,
-  slotSize,
-  writeSlotCall,
-  writeSlotCode,
-} from '../trampoline/slot.js';
+import { type InsidePoints, insidePoints, moveOut } from './inside.js';
 import type { Attached, LinkHost, MultiLink } from './multi_link.js';
+import { islandAddress, siteAddress, siteEdits } from './site_edits.js';
+import { type Slot, type SlotProgram, Slots } from './slots.js';
 
-/** A function without a known prototype counts as having six integer arguments. */
-export const OPAQUE_ARGS = 6;
-/** Room in each region for global trampolines. */
-const TRAMPOLINE_ROOM = 8 << 10;
-/** A region is not made for fewer bytes. */
-const MIN_REGION = 64 << 10;
-/** One region serves modules that lie no further apart than this. */
-const CLUSTER_SPAN = 0x6000_0000n;
 /** How often a stop is tried again because a thread stands where it can't be moved from. */
 const BUSY_TRIES = 20;
 const BUSY_WAIT_MS = 2;
@@ -60,68 +36,64 @@ export const LIVE_REFUSALS = {
   duplicate: 'it is in the link already',
 } as const;
 
-interface OnHook {
+/** One program of one link. */
+interface OnHook extends SlotProgram {
   readonly link: MultiLink;
-  readonly program: LoadedProgram;
-  readonly cookie: bigint;
 }
 
 /** One traced function. */
-interface Hook {
+export interface Hook {
   readonly target: ProcessTarget;
   readonly site: PatchSite;
-  readonly siteAddress: bigint;
-  readonly slot: CodeBlock;
-  readonly slotAddress: bigint;
-  trampoline: bigint;
-  programs: OnHook[];
-  /** The entries behind the record's first. */
-  more: Block | undefined;
+  /** In the order of attaching; none while it is not hooked. */
+  programs: readonly OnHook[];
+  /** Where its text leads to; `undefined` while it is not patched. */
+  slot: Slot | undefined;
+}
+
+/** A hook and what is to become of it. */
+interface Change {
+  readonly hook: Hook;
+  readonly programs: readonly OnHook[];
+  /** What it is to become for; `undefined` where a link leaves. */
+  readonly want?: LinkTarget;
+}
+
+/** A change with all that it takes. */
+interface PreparedChange extends Change {
+  readonly next: Slot | undefined;
+  readonly edits: readonly TextEdit[];
 }
 
 export class Hooks implements LinkHost {
   readonly #stopper: Stopper;
   readonly #targets: Targets;
-  readonly #arena: Arena;
   readonly #table: KfuncTable;
+  readonly #slots: Slots;
   readonly #hooks = new Map<bigint, Hook>();
-  readonly #regions: CodeRegion[] = [];
-  readonly #trampolines = new Map<CodeRegion, Map<string, bigint>>();
-  /**
-   * Slots of functions that were hooked before. A function gets its own slot again, with the same code in it: a context
-   * that some scheduler of the program's own keeps aside in the middle of that code finds it when it goes on.
-   */
-  readonly #slots = new Map<bigint, { readonly slot: CodeBlock; readonly owner: Module }>();
-  /** What may still be read or run by a thread, each with what frees it. */
-  #retired: (() => void)[] = [];
   /** Functions that multitrace itself patched. */
   readonly reserved = new Set<bigint>();
 
   constructor(stopper: Stopper, targets: Targets, arena: Arena) {
     this.#stopper = stopper;
     this.#targets = targets;
-    this.#arena = arena;
-    this.#table = new KfuncTable(arena, block => this.retire(() => arena.free(block)));
+    this.#table = new KfuncTable(arena, block => this.#slots.retireLater(() => arena.free(block)));
+    this.#slots = new Slots(stopper, arena, this.#table.root);
   }
 
-  /** Frees something at the first stop that finds no thread in code of ours. */
-  retire(free: () => void): void {
-    this.#retired.push(free);
-  }
-
-  /** The code regions, for the check that nobody is in them. */
+  /** All code of ours in the process. */
   get regions(): readonly CodeRegion[] {
-    return this.#regions;
-  }
-
-  /** Functions with a hook. */
-  get size(): number {
-    return this.#hooks.size;
+    return this.#slots.regions;
   }
 
   /** Adds a region that somebody else mapped. */
   addRegion(region: CodeRegion): void {
-    this.#regions.push(region);
+    this.#slots.addRegion(region);
+  }
+
+  /** No thread of the stopped process is in code of ours, now or when it returns from a signal handler. */
+  isQuiet(stop: Stop): boolean {
+    return this.#slots.isQuiet(stop);
   }
 
   /** The patch site of each target, or why it has none. */
@@ -157,8 +129,12 @@ export class Hooks implements LinkHost {
         );
       skipped.push({ ...why, module: target.module, function: target.name, address: target.address });
     };
+    const changes: Change[] = [];
+    const change = (hook: Hook, want: LinkTarget): void => {
+      const programs = [...hook.programs, { link, program, cookie: want.cookie }];
+      changes.push({ hook, programs, want });
+    };
 
-    const joining: { hook: Hook; want: LinkTarget }[] = [];
     const fresh: { want: LinkTarget; target: ProcessTarget }[] = [];
     const seen = new Set<bigint>();
     for (const want of wanted) {
@@ -166,7 +142,7 @@ export class Hooks implements LinkHost {
       const hook = this.#hooks.get(address);
       if (unresolved !== undefined) skip(want, unresolved);
       else if (seen.has(address) || hook?.programs.some(p => p.link === link)) skip(want, live('duplicate'));
-      else if (hook !== undefined) joining.push({ hook, want });
+      else if (hook !== undefined) change(hook, want);
       else {
         const target = this.#targets.get(address);
         if (target === undefined) skip(want, live('unknown-function'));
@@ -174,206 +150,132 @@ export class Hooks implements LinkHost {
       }
       seen.add(address);
     }
-
     const sites = this.check(fresh.map(f => f.target));
-    const places: { want: LinkTarget; target: ProcessTarget; site: PatchSite }[] = [];
     for (const [i, { want, target }] of fresh.entries()) {
       const site = sites[i];
       if ('reason' in site) skip(want, site);
-      else places.push({ want, target, site });
+      else change({ target, site, programs: [], slot: undefined }, want);
     }
-    return this.#install(link, program, places, joining, skipped, skip);
+    const { done, pauseMs } = this.#apply(changes, (bad, why) => skip(bad.want!, live(why)));
+    return { targets: done.map(made => made.want!), skipped, pauseMs };
   }
 
-  #install(
-    link: MultiLink,
-    program: LoadedProgram,
-    places: readonly { want: LinkTarget; target: ProcessTarget; site: PatchSite }[],
-    joining: readonly { hook: Hook; want: LinkTarget }[],
-    skipped: SkippedFunction[],
-    skip: (want: LinkTarget, why: SkipReason) => void,
-  ): Attached {
-    const planned: CodeRegion[] = [];
-    let hooks: { hook: Hook; want: LinkTarget; edits: readonly TextEdit[] }[] = [];
-    let pauseMs = 0;
-    try {
-      const regionOf = this.#assignRegions(places, planned);
-      for (const place of places) {
-        const hook = this.#layOut(link, program, place.want, place.target, place.site, regionOf);
-        hooks.push({ hook, want: place.want, edits: enableEdits(hook) });
-      }
-      let text = PreparedText.read(
-        this.#stopper.process,
-        hooks.flatMap(h => h.edits),
-      );
-      if (text.modified.length > 0) {
-        const modified = new Set(text.modified);
-        const isBad = (h: { edits: readonly TextEdit[] }): boolean =>
-          h.edits.some(edit => modified.has(edit));
-        for (const { want } of hooks.filter(isBad)) skip(want, live('text-modified'));
-        hooks = hooks.filter(h => !isBad(h));
-        // Of a site with an island, one edit may be good: it must not be written without the other.
-        text = PreparedText.read(
-          this.#stopper.process,
-          hooks.flatMap(h => h.edits),
-        );
-      }
-
-      for (let tries = 0; ; tries++) {
-        const inside = insidePoints(hooks.map(h => h.hook));
-        const { value: busy, ms } = this.#stopper.during(stop => {
-          const standing = this.#busyHooks(stop, inside);
-          if (standing.size > 0) return standing;
-          stop.remote(remote => {
-            for (const region of planned) if (!region.mapped) region.map(remote, this.#stopper.process.task);
-          });
-          for (const thread of stop.threads) moveOut(thread, inside);
-          text.write(this.#stopper.process, stop.tid);
-          for (const { hook, want } of joining)
-            this.#setPrograms(hook, [...hook.programs, { link, program, cookie: want.cookie }]);
-          this.#reclaim(stop);
-          return standing;
-        });
-        pauseMs = Math.max(pauseMs, ms);
-        if (busy.size === 0) break;
-        if (tries < BUSY_TRIES) {
-          Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, BUSY_WAIT_MS);
-          continue;
-        }
-        const bad = hooks.filter(h => busy.has(h.hook));
-        hooks = hooks.filter(h => !busy.has(h.hook));
-        for (const { want } of bad) skip(want, live('in-use'));
-        text = PreparedText.read(
-          this.#stopper.process,
-          hooks.flatMap(h => h.edits),
-        );
-      }
-    } finally {
-      // Where it failed, nothing of this link was written (`PreparedText.write` undoes its own part), and what was
-      // never mapped is forgotten.
-      for (const region of planned) if (region.mapped) this.#regions.push(region);
-      for (const [address, { slot }] of this.#slots) if (!slot.region.mapped) this.#slots.delete(address);
-    }
-    for (const { hook } of hooks) this.#hooks.set(hook.target.address, hook);
-    this.#table.insert(hooks.map(({ hook }) => ({ func: hook.target.address, record: hook.slotAddress })));
-    return {
-      targets: [...hooks.map(h => h.want), ...joining.map(j => j.want)],
-      skipped,
-      pauseMs,
-    };
-  }
-
-  /** Chooses a region for each module, planning new ones where none has room within reach. */
-  #assignRegions(
-    places: readonly { target: ProcessTarget; site: PatchSite }[],
-    planned: CodeRegion[],
-  ): Map<Module, CodeRegion> {
-    const needs = new Map<Module, number>();
-    for (const { target, site } of places)
-      if (!this.#slots.has(target.address))
-        needs.set(target.owner, (needs.get(target.owner) ?? 0) + ((slotSize(site) + 63) & -64));
-    const regionOf = new Map<Module, CodeRegion>();
-    const promised = new Map<CodeRegion, number>();
-    const homeless: Module[] = [];
-    for (const [module, bytes] of needs) {
-      const region = this.#regions.find(
-        r =>
-          r.reaches(module.start, module.end) && r.room - (promised.get(r) ?? 0) >= bytes + TRAMPOLINE_ROOM,
-      );
-      if (region === undefined) homeless.push(module);
-      else {
-        regionOf.set(module, region);
-        promised.set(region, (promised.get(region) ?? 0) + bytes);
-      }
-    }
-    homeless.sort((a, b) => (a.start < b.start ? -1 : 1));
-    for (let first = 0; first < homeless.length; ) {
-      let last = first;
-      let bytes = needs.get(homeless[first])!;
-      const low = homeless[first].start;
-      while (last + 1 < homeless.length && homeless[last + 1].end - low < CLUSTER_SPAN)
-        bytes += needs.get(homeless[++last])!;
-      // Half as much again: the next links on the same modules find room.
-      const size = Math.max(MIN_REGION, bytes + (bytes >> 1) + TRAMPOLINE_ROOM);
-      const region = CodeRegion.plan(this.#stopper.process, size, low, homeless[last].end, planned);
-      planned.push(region);
-      for (const module of homeless.slice(first, last + 1)) regionOf.set(module, region);
-      first = last + 1;
-    }
-    return regionOf;
-  }
-
-  #trampoline(region: CodeRegion, spec: TrampolineSpec): bigint {
-    let known = this.#trampolines.get(region);
-    if (known === undefined) {
-      known = new Map();
-      this.#trampolines.set(region, known);
-    }
-    const key = specKey(spec);
-    const there = known.get(key);
-    if (there !== undefined) return there;
-    const a = new Assembler();
-    emitGlobalTrampoline(a, spec, this.#table.root);
-    const block = region.alloc(a.length);
-    const address = region.addressOf(block);
-    region.bytesOf(block).set(a.finish(address));
-    known.set(key, address);
-    return address;
-  }
-
-  #layOut(
-    link: MultiLink,
-    program: LoadedProgram,
-    want: LinkTarget,
-    target: ProcessTarget,
-    site: PatchSite,
-    regionOf: ReadonlyMap<Module, CodeRegion>,
-  ): Hook {
-    const slot = this.#slots.get(target.address)?.slot ?? regionOf.get(target.owner)!.alloc(slotSize(site));
-    this.#slots.set(target.address, { slot, owner: target.owner });
-    const { region } = slot;
-    const slotAddress = region.addressOf(slot);
-    const trampoline = this.#trampoline(region, specOf(site, [program]));
-    const bytes = region.bytesOf(slot);
-    writeRecord(bytes, target.address, OPAQUE_ARGS, { bpfFunc: program.address, cookie: want.cookie }, 0n);
-    writeSlotCode(bytes, slotAddress, trampoline, site, target.owner.bias);
-    return {
-      target,
-      site,
-      siteAddress: target.owner.bias + BigInt(site.address),
-      slot,
-      slotAddress,
-      trampoline,
-      programs: [{ link, program, cookie: want.cookie }],
-      more: undefined,
-    };
+  detach(link: MultiLink): number {
+    if (this.#stopper.void) return 0;
+    const changes = [...this.#hooks.values()]
+      .filter(hook => hook.programs.some(p => p.link === link))
+      .map(hook => ({ hook, programs: hook.programs.filter(p => p.link !== link) }));
+    if (changes.length === 0) return 0;
+    // What somebody else wrote over our patches stays: it is not ours any more.
+    return this.#apply(changes, () => {}).pauseMs;
   }
 
   /**
-   * Gives a hook another list of programs, during a stop. A thread may stand between two programs of it: the first
-   * entry is never another program than before while others follow, so none is left out or run twice.
+   * Gives hooks other programs, in one stop, all or none. Changes that can't be made are told to `leaveOut`, which
+   * throws where that fails the whole.
    */
-  #setPrograms(hook: Hook, programs: OnHook[]): void {
-    hook.programs = programs;
-    const entries: RecordEntry[] = programs.map(p => ({ bpfFunc: p.program.address, cookie: p.cookie }));
-    const old = hook.more;
-    hook.more = undefined;
-    if (entries.length > 1) {
-      hook.more = this.#arena.alloc(entries.length * ENTRY.size);
-      writeEntries(hook.more.bytes, entries.slice(1));
+  #apply(
+    changes: readonly Change[],
+    leaveOut: (change: Change, why: 'text-modified' | 'in-use') => void,
+  ): { done: readonly Change[]; pauseMs: number } {
+    const { process } = this.#stopper;
+    let rest: PreparedChange[] = [];
+    let committed = false;
+    let pauseMs = 0;
+    const without = (bad: ReadonlySet<PreparedChange>, why: 'text-modified' | 'in-use'): PreparedText => {
+      for (const change of bad) leaveOut(change, why);
+      this.#undo([...bad]);
+      rest = rest.filter(change => !bad.has(change));
+      return this.#readText(rest);
+    };
+    try {
+      rest = this.#prepare(changes);
+      let text = this.#readText(rest);
+      if (text.modified.length > 0) {
+        const modified = new Set(text.modified);
+        // Of a site with an island, one edit may be good: it must not be written without the other.
+        text = without(new Set(rest.filter(c => c.edits.some(edit => modified.has(edit)))), 'text-modified');
+      }
+      for (let tries = 0; ; tries++) {
+        const inside = insidePoints(rest);
+        const { value: busy, ms } = this.#stopper.during(stop => {
+          const standing = this.#busyHooks(stop, inside);
+          if (standing.size > 0) return standing;
+          this.#slots.mapNew(stop);
+          for (const thread of stop.threads) moveOut(thread, inside);
+          stepBack(process, stop, leftIslands(rest));
+          text.write(process, stop.tid);
+          committed = true;
+          this.#commit(rest);
+          this.#slots.reclaim(stop);
+          return standing;
+        });
+        pauseMs = Math.max(pauseMs, ms);
+        if (busy.size === 0) return { done: rest, pauseMs };
+        if (tries < BUSY_TRIES) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, BUSY_WAIT_MS);
+        else text = without(new Set(rest.filter(change => busy.has(change.hook))), 'in-use');
+      }
+    } finally {
+      // Where it failed nothing was changed: `PreparedText.write` undoes its own part.
+      if (!committed) {
+        this.#slots.forgetPlanned();
+        this.#undo(rest);
+      }
     }
-    const { region } = hook.slot;
-    const bytes = region.bytesOf(hook.slot);
-    const spec = specOf(
-      hook.site,
-      programs.map(p => p.program),
+  }
+
+  #prepare(changes: readonly Change[]): PreparedChange[] {
+    const wishes = changes.filter(({ programs }) => programs.length > 0);
+    const slots = this.#slots.make(
+      wishes.map(({ hook, programs }) => ({ target: hook.target, site: hook.site, programs })),
     );
-    if (hook.site.kind !== 'nop-sled') {
-      hook.trampoline = this.#trampoline(region, spec);
-      writeSlotCall(bytes, hook.slotAddress, hook.trampoline);
+    const next = new Map(wishes.map((change, i) => [change, slots[i]]));
+    // Before the text leads there: no call finds a record that is not there.
+    this.#table.insert(
+      wishes.flatMap(change =>
+        change.hook.slot === undefined
+          ? [{ func: change.hook.target.address, record: next.get(change)!.address }]
+          : [],
+      ),
+    );
+    return changes.map(change => ({
+      ...change,
+      next: next.get(change),
+      edits: siteEdits(change.hook, change.hook.slot, next.get(change)),
+    }));
+  }
+
+  /** Takes back what `#prepare` did for changes that are not made. */
+  #undo(changes: readonly PreparedChange[]): void {
+    this.#table.delete(changes.filter(c => c.hook.slot === undefined).map(({ hook }) => hook.target.address));
+    this.#slots.drop(changes.flatMap(({ next }) => next ?? []));
+  }
+
+  /** The text is written: what was prepared holds from now on. */
+  #commit(changes: readonly PreparedChange[]): void {
+    const gone: bigint[] = [];
+    const old: Slot[] = [];
+    for (const { hook, programs, next } of changes) {
+      const { address } = hook.target;
+      if (hook.slot !== undefined) {
+        old.push(hook.slot);
+        if (next === undefined) gone.push(address);
+        else this.#table.replace(address, next.address);
+      }
+      hook.programs = programs;
+      hook.slot = next;
+      if (next === undefined) this.#hooks.delete(address);
+      else this.#hooks.set(address, hook);
     }
-    writeRecordEntries(bytes, entries[0], hook.more?.address ?? 0n);
-    if (old !== undefined) this.retire(() => this.#arena.free(old));
+    this.#table.delete(gone);
+    this.#slots.retire(old);
+  }
+
+  #readText(changes: readonly PreparedChange[]): PreparedText {
+    return PreparedText.read(
+      this.#stopper.process,
+      changes.flatMap(change => change.edits),
+    );
   }
 
   /** The hooks in whose replaced bytes a thread will be when it returns from a signal handler. */
@@ -394,65 +296,19 @@ export class Hooks implements LinkHost {
     return busy;
   }
 
-  detach(link: MultiLink): number {
-    const own = [...this.#hooks.values()].filter(hook => hook.programs.some(p => p.link === link));
-    if (own.length === 0 || this.#stopper.void) return 0;
-    const ending = own.filter(hook => hook.programs.length === 1);
-    const shared = own.filter(hook => hook.programs.length > 1);
-    const text = PreparedText.read(this.#stopper.process, ending.flatMap(disableEdits));
-    const islands = new Map<number, bigint>();
-    for (const hook of ending) {
-      const island = islandAddress(hook);
-      if (island !== undefined) islands.set(Number(island), hook.siteAddress);
-    }
-    const { ms } = this.#stopper.during(stop => {
-      stepBack(this.#stopper.process, stop, islands);
-      text.write(this.#stopper.process, stop.tid);
-      for (const hook of shared)
-        this.#setPrograms(
-          hook,
-          hook.programs.filter(p => p.link !== link),
-        );
-      for (const hook of ending) this.#hooks.delete(hook.target.address);
-      this.#table.delete(ending.map(hook => hook.target.address));
-      for (const { more } of ending) if (more !== undefined) this.retire(() => this.#arena.free(more));
-      this.#reclaim(stop);
-    });
-    return ms;
-  }
-
   /** Drops the hooks of modules that were unmapped. */
   forgetGone(): void {
     const { modules } = this.#targets;
-    for (const [address, { slot, owner }] of this.#slots) {
-      if (modules.includes(owner)) continue;
-      this.#slots.delete(address);
-      this.retire(() => slot.region.free(slot));
-    }
     const gone = [...this.#hooks.values()].filter(hook => !modules.includes(hook.target.owner));
-    if (gone.length === 0) return;
-    const addresses = new Set(gone.map(hook => hook.target.address));
-    for (const link of new Set(gone.flatMap(hook => hook.programs.map(p => p.link))))
-      link.forget(({ target }) => addresses.has(target.address));
-    for (const hook of gone) {
-      this.#hooks.delete(hook.target.address);
-      const { more } = hook;
-      if (more !== undefined) this.retire(() => this.#arena.free(more));
+    if (gone.length > 0) {
+      const addresses = new Set(gone.map(hook => hook.target.address));
+      for (const link of new Set(gone.flatMap(hook => hook.programs.map(p => p.link))))
+        link.forget(({ target }) => addresses.has(target.address));
+      for (const address of addresses) this.#hooks.delete(address);
+      this.#table.delete([...addresses]);
+      this.#slots.retire(gone.flatMap(hook => hook.slot ?? []));
     }
-    this.#table.delete([...addresses]);
-  }
-
-  /** Frees what was retired, if no thread is in code of ours. */
-  #reclaim(stop: Stop): void {
-    if (this.#retired.length === 0 || !this.quiet(stop)) return;
-    const retired = this.#retired;
-    this.#retired = [];
-    for (const free of retired) free();
-  }
-
-  /** No thread of the stopped process is in code of ours, now or when it returns from a signal handler. */
-  quiet(stop: Stop): boolean {
-    return isQuiet(this.#stopper.process, stop, this.#regions);
+    this.#slots.forgetModules(modules);
   }
 }
 
@@ -460,88 +316,12 @@ function live(reason: keyof typeof LIVE_REFUSALS): SkipReason {
   return { reason, detail: LIVE_REFUSALS[reason] };
 }
 
-function specOf(site: PatchSite, programs: readonly LoadedProgram[]): TrampolineSpec {
-  let clobbers = 0;
-  let readsArguments = false;
-  for (const program of programs) {
-    clobbers |= program.clobbers;
-    readsArguments ||= program.accessedArgs.length > 0;
+/** The sites of islands that are put back, by the island's address. */
+function leftIslands(changes: readonly PreparedChange[]): Map<number, bigint> {
+  const islands = new Map<number, bigint>();
+  for (const { hook, next } of changes) {
+    const island = next === undefined ? islandAddress(hook) : undefined;
+    if (island !== undefined) islands.set(Number(island), siteAddress(hook));
   }
-  const nopSled = site.kind === 'nop-sled';
-  return {
-    nrArgs: OPAQUE_ARGS,
-    // A call in a nop sled is not rewritten when programs join: its trampoline serves any.
-    arguments: nopSled || readsArguments,
-    clobbers: nopSled ? ALL_CLOBBERS : clobbers,
-    record: nopSled ? { returnOffset: site.address - site.function + PATCH_SIZE } : 'slot',
-  };
-}
-
-/** Every caller-saved register: rax, rcx, rdx, rsi, rdi, r8 to r11. */
-const ALL_CLOBBERS = 0xfc7;
-
-/** Where the process has the island of a hook's site. */
-function islandAddress({ site, target }: Hook): bigint | undefined {
-  return site.island && target.owner.bias + BigInt(site.island.address);
-}
-
-/** The patch, and the island's where there is one. */
-function enableEdits(hook: Hook): TextEdit[] {
-  const { site, siteAddress, slotAddress, trampoline } = hook;
-  const replace = patchBytes(site, siteAddress, slotAddress, trampoline);
-  const edit = { address: siteAddress, expect: site.original, replace };
-  const address = islandAddress(hook);
-  if (address === undefined) return [edit];
-  const island = { address, expect: site.island!.original, replace: islandBytes(address, slotAddress) };
-  // No jump leads to an island that is not there.
-  return [
-    { ...island, stage: 0 },
-    { ...edit, stage: 1 },
-  ];
-}
-
-function disableEdits(hook: Hook): TextEdit[] {
-  return enableEdits(hook).map(({ address, expect, replace, stage = 0 }) => ({
-    address,
-    expect: replace,
-    replace: expect.subarray(0, replace.length),
-    stage: -stage,
-  }));
-}
-
-/** Addresses inside replaced bytes at which an instruction begins: no thread may go on there. */
-interface InsidePoints {
-  readonly points: ReadonlyMap<number, { readonly hook: Hook; readonly to: bigint }>;
-  readonly low: number;
-  readonly high: number;
-}
-
-function insidePoints(hooks: readonly Hook[]): InsidePoints {
-  const points = new Map<number, { hook: Hook; to: bigint }>();
-  let low = Number.POSITIVE_INFINITY;
-  let high = 0;
-  const add = (hook: Hook, from: number, to: bigint): void => {
-    const at = Number(hook.siteAddress) + from;
-    points.set(at, { hook, to });
-    if (at < low) low = at;
-    if (at >= high) high = at + 1;
-  };
-  for (const hook of hooks) {
-    const { site } = hook;
-    // Nothing is lost of a nop sled: behind it.
-    if (site.kind === 'nop-sled')
-      for (let i = 1; i < site.length; i++) add(hook, i, hook.siteAddress + BigInt(site.length));
-    else
-      for (const { from, to } of site.displaced.boundaries)
-        if (from > 0 && from < patchSize(site)) add(hook, from, hook.slotAddress + BigInt(DISPLACED + to));
-  }
-  return { points, low, high };
-}
-
-/** Moves a thread that stands inside replaced bytes to the same instruction where it is now. */
-function moveOut(thread: StoppedThread, inside: InsidePoints): void {
-  const point = inside.points.get(Number(thread.registers[R.rip]));
-  if (point === undefined) return;
-  thread.registers[R.rip] = point.to;
-  setRegisters(thread.tid, thread.registers);
+  return islands;
 }

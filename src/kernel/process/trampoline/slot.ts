@@ -37,11 +37,6 @@ export function writeBranch(bytes: Uint8Array, offset: number, opcode: number, a
   new DataView(bytes.buffer, bytes.byteOffset).setInt32(offset + 1, Number(distance), true);
 }
 
-/** Points the slot's call at another global trampoline. Only while no thread runs. */
-export function writeSlotCall(slot: Uint8Array, slotAddress: bigint, trampoline: bigint): void {
-  writeBranch(slot, RECORD.size, CALL, slotAddress + BigInt(RECORD.size), trampoline);
-}
-
 /** Writes the code of a slot behind its record. `bias` is the load bias of the site's module. */
 export function writeSlotCode(
   slot: Uint8Array,
@@ -51,7 +46,7 @@ export function writeSlotCode(
   bias: bigint,
 ): void {
   if (site.kind === 'nop-sled') return;
-  writeSlotCall(slot, slotAddress, trampoline);
+  writeBranch(slot, RECORD.size, CALL, slotEntry(slotAddress), trampoline);
   writeDisplaced(slot, DISPLACED, slotAddress, site, bias);
 }
 

@@ -1,0 +1,244 @@
+/**
+ * The slots of a live process: where each lies, what is written in it, and when its place may be used again.
+ *
+ * A slot that text leads to is never changed: another set of programs on a function is another slot, with a global
+ * trampoline that saves what those programs change. A thread that is still in the old one goes on undisturbed. The old
+ * place is used again only for the same function, whose code in it is the same, and only after a stop that found no
+ * thread in any code of ours.
+ */
+
+import type { Module } from '../../../process/image.js';
+import { Assembler } from '../../../x86/assembler.js';
+import type { PatchSite } from '../ftrace/patch_site.js';
+import { PATCH_SIZE } from '../ftrace/patch_site.js';
+import { ENTRY, type RecordEntry, writeEntries, writeRecord } from '../kfunc_md/record.js';
+import type { LoadedProgram } from '../program.js';
+import { isQuiet } from '../quiet.js';
+import type { Arena, Block } from '../region/arena.js';
+import { type CodeBlock, CodeRegion } from '../region/code_region.js';
+import type { Stop, Stopper } from '../stopper.js';
+import type { ProcessTarget } from '../targets.js';
+import { emitGlobalTrampoline, specKey, type TrampolineSpec } from '../trampoline/global.js';
+import { slotSize, writeSlotCode } from '../trampoline/slot.js';
+
+/** A function without a known prototype counts as having six integer arguments. */
+export const OPAQUE_ARGS = 6;
+/** Room in each region for global trampolines. */
+const TRAMPOLINE_ROOM = 8 << 10;
+/** A region is not made for fewer bytes. */
+const MIN_REGION = 64 << 10;
+/** One region serves modules that lie no further apart than this. */
+const CLUSTER_SPAN = 0x6000_0000n;
+const LINE = 64;
+/** Every caller-saved register: rax, rcx, rdx, rsi, rdi, r8 to r11. */
+const ALL_CLOBBERS = 0xfc7;
+
+/** A program and the cookie that it reads at one target. */
+export interface SlotProgram {
+  readonly program: LoadedProgram;
+  readonly cookie: bigint;
+}
+
+/** A slot in place, complete: record and code. */
+export interface Slot {
+  readonly block: CodeBlock;
+  /** Of the record, in the process. */
+  readonly address: bigint;
+  readonly trampoline: bigint;
+  /** The program-array entries behind the record's first. */
+  readonly more: Block | undefined;
+  readonly target: ProcessTarget;
+}
+
+/** A slot to be made. */
+export interface SlotWish {
+  readonly target: ProcessTarget;
+  readonly site: PatchSite;
+  readonly programs: readonly SlotProgram[];
+}
+
+export class Slots {
+  readonly #stopper: Stopper;
+  readonly #arena: Arena;
+  readonly #tableRoot: bigint;
+  readonly #regions: CodeRegion[] = [];
+  readonly #trampolines = new Map<CodeRegion, Map<string, bigint>>();
+  /** Places that only the same function may have again, by its address. */
+  readonly #spare = new Map<bigint, { owner: Module; blocks: CodeBlock[] }>();
+  /** What may still be read or run by a thread, each with what frees it. */
+  #retired: (() => void)[] = [];
+
+  constructor(stopper: Stopper, arena: Arena, tableRoot: bigint) {
+    this.#stopper = stopper;
+    this.#arena = arena;
+    this.#tableRoot = tableRoot;
+  }
+
+  /** All code of ours in the process. */
+  get regions(): readonly CodeRegion[] {
+    return this.#regions;
+  }
+
+  /** Adds a region that somebody else mapped. */
+  addRegion(region: CodeRegion): void {
+    this.#regions.push(region);
+  }
+
+  /** Makes slots in regions that are mapped, or in new ones, which `mapNew` maps during the stop. */
+  make(wishes: readonly SlotWish[]): Slot[] {
+    const regionOf = this.#assignRegions(wishes);
+    return wishes.map(wish => this.#write(wish, regionOf));
+  }
+
+  /** Maps the regions that were planned since. */
+  mapNew(stop: Stop): void {
+    const { process } = this.#stopper;
+    const planned = this.#regions.filter(region => !region.mapped);
+    if (planned.length === 0) return;
+    stop.remote(remote => {
+      for (const region of planned) region.map(remote, process.task);
+    });
+  }
+
+  /** Forgets the regions that were planned and not mapped, after a failure, with all that is in them. */
+  forgetPlanned(): void {
+    for (let i = this.#regions.length - 1; i >= 0; i--)
+      if (!this.#regions[i].mapped) this.#trampolines.delete(this.#regions.splice(i, 1)[0]);
+  }
+
+  /** Gives back slots that no text ever led to. */
+  drop(slots: readonly Slot[]): void {
+    for (const slot of slots) if (slot.block.region.mapped) this.#keep(slot);
+  }
+
+  /** Gives back slots that no text leads to any more: later, when no thread is in them. */
+  retire(slots: readonly Slot[]): void {
+    for (const slot of slots) this.retireLater(() => this.#keep(slot));
+  }
+
+  /** Frees something at the first stop that finds no thread in code of ours. */
+  retireLater(free: () => void): void {
+    this.#retired.push(free);
+  }
+
+  #keep({ block, target, more }: Slot): void {
+    const spare = this.#spare.get(target.address);
+    if (spare === undefined) this.#spare.set(target.address, { owner: target.owner, blocks: [block] });
+    else spare.blocks.push(block);
+    if (more !== undefined) this.#arena.free(more);
+  }
+
+  /** Frees what was retired, if no thread is in code of ours. */
+  reclaim(stop: Stop): void {
+    if (this.#retired.length === 0 || !this.isQuiet(stop)) return;
+    const retired = this.#retired;
+    this.#retired = [];
+    for (const free of retired) free();
+  }
+
+  /** No thread of the stopped process is in code of ours, now or when it returns from a signal handler. */
+  isQuiet(stop: Stop): boolean {
+    return isQuiet(this.#stopper.process, stop, this.#regions);
+  }
+
+  /** Places of functions of modules that were unmapped may be anyone's. */
+  forgetModules(present: readonly Module[]): void {
+    for (const [address, { owner, blocks }] of this.#spare) {
+      if (present.includes(owner)) continue;
+      this.#spare.delete(address);
+      for (const block of blocks) block.region.free(block);
+    }
+  }
+
+  /** Chooses a region for each module, planning new ones where none has room within reach. */
+  #assignRegions(wishes: readonly SlotWish[]): Map<Module, CodeRegion> {
+    const needs = new Map<Module, number>();
+    for (const { target, site } of wishes) {
+      if ((this.#spare.get(target.address)?.blocks.length ?? 0) > 0) continue;
+      needs.set(target.owner, (needs.get(target.owner) ?? 0) + ((slotSize(site) + LINE - 1) & -LINE));
+    }
+    const regionOf = new Map<Module, CodeRegion>();
+    const promised = new Map<CodeRegion, number>();
+    const homeless: Module[] = [];
+    for (const [module, bytes] of needs) {
+      const region = this.#regions.find(
+        r =>
+          r.reaches(module.start, module.end) && r.room - (promised.get(r) ?? 0) >= bytes + TRAMPOLINE_ROOM,
+      );
+      if (region === undefined) homeless.push(module);
+      else {
+        regionOf.set(module, region);
+        promised.set(region, (promised.get(region) ?? 0) + bytes);
+      }
+    }
+    homeless.sort((a, b) => (a.start < b.start ? -1 : 1));
+    for (let first = 0; first < homeless.length; ) {
+      let last = first;
+      let bytes = needs.get(homeless[first])!;
+      const low = homeless[first].start;
+      while (last + 1 < homeless.length && homeless[last + 1].end - low < CLUSTER_SPAN)
+        bytes += needs.get(homeless[++last])!;
+      // Half as much again: the next links on the same modules find room.
+      const size = Math.max(MIN_REGION, bytes + (bytes >> 1) + TRAMPOLINE_ROOM);
+      const planned = this.#regions.filter(region => !region.mapped);
+      const region = CodeRegion.plan(this.#stopper.process, size, low, homeless[last].end, planned);
+      this.#regions.push(region);
+      for (const module of homeless.slice(first, last + 1)) regionOf.set(module, region);
+      first = last + 1;
+    }
+    return regionOf;
+  }
+
+  #write({ target, site, programs }: SlotWish, regionOf: ReadonlyMap<Module, CodeRegion>): Slot {
+    const block =
+      this.#spare.get(target.address)?.blocks.pop() ?? regionOf.get(target.owner)!.alloc(slotSize(site));
+    const { region } = block;
+    const address = region.addressOf(block);
+    const trampoline = this.#trampoline(region, specOf(site, programs));
+    const entries: RecordEntry[] = programs.map(p => ({ bpfFunc: p.program.address, cookie: p.cookie }));
+    let more: Block | undefined;
+    if (entries.length > 1) {
+      more = this.#arena.alloc(entries.length * ENTRY.size);
+      writeEntries(more.bytes, entries.slice(1));
+    }
+    const bytes = region.bytesOf(block);
+    writeRecord(bytes, target.address, OPAQUE_ARGS, entries[0], more?.address ?? 0n);
+    writeSlotCode(bytes, address, trampoline, site, target.owner.bias);
+    return { block, address, trampoline, more, target };
+  }
+
+  #trampoline(region: CodeRegion, spec: TrampolineSpec): bigint {
+    let known = this.#trampolines.get(region);
+    if (known === undefined) {
+      known = new Map();
+      this.#trampolines.set(region, known);
+    }
+    const key = specKey(spec);
+    const there = known.get(key);
+    if (there !== undefined) return there;
+    const a = new Assembler();
+    emitGlobalTrampoline(a, spec, this.#tableRoot);
+    const block = region.alloc(a.length);
+    const address = region.addressOf(block);
+    region.bytesOf(block).set(a.finish(address));
+    known.set(key, address);
+    return address;
+  }
+}
+
+function specOf(site: PatchSite, programs: readonly SlotProgram[]): TrampolineSpec {
+  if (site.kind === 'nop-sled')
+    // A thread in it may find a record that was put in the table after it came: it serves any program.
+    return {
+      nrArgs: OPAQUE_ARGS,
+      arguments: true,
+      clobbers: ALL_CLOBBERS,
+      record: { returnOffset: site.address - site.function + PATCH_SIZE },
+    };
+  return {
+    nrArgs: OPAQUE_ARGS,
+    arguments: programs.some(({ program }) => program.accessedArgs.length > 0),
+    clobbers: programs.reduce((mask, { program }) => mask | program.clobbers, 0),
+    record: 'slot',
+  };
+}
