@@ -10,6 +10,7 @@ import { HELPER } from '../src/bpf/helpers.js';
 import { MAP_TYPE } from '../src/bpf/map_type.js';
 import type { BpfMap } from '../src/kernel/kernel.js';
 import { ProcessKernel } from '../src/kernel/process/machine.js';
+import { randomNumbers } from '../src/kernel/process/maps/fixture.js';
 import { openProcess } from '../src/process/process.js';
 import { SelectorSet } from '../src/process/symbols/selector.js';
 import { Counter, countProgram } from '../src/tools/count.js';
@@ -23,29 +24,46 @@ const CYCLES = SOAK ? 500 : 60;
 const lacking = missingCommand('gcc');
 const traced = test.skipIf(lacking !== undefined);
 
-/** tests/targets/load.c, opened; `run` makes every thread call every function so often. */
+/** tests/targets/load.c, opened; its `say` sends an order and returns the number in the answer. */
 async function open(flags: readonly string[] = []): Promise<{
   kernel: ProcessKernel;
   pid: number;
+  /** Every thread calls every function so often. */
   run: (rounds: number) => Promise<void>;
+  /** `go` or `hold`; how many rounds all threads have made by then. */
+  order: (what: 'go' | 'hold') => Promise<number>;
+  /** Ends the program, which checks its own results. */
+  end: () => Promise<void>;
 }> {
   const load = new Running(compileTarget({ source: 'load.c', flags }), [], {
     keepInput: true,
-    timeoutMs: 120_000,
+    timeoutMs: 600_000,
   });
   onTestFinished(() => load.stop());
   await load.expectOutput(/^pid \d+\n/);
   const kernel = new ProcessKernel(openProcess(load.pid));
   onTestFinished(() => kernel.close());
+  const say = async (order: string, answer: RegExp): Promise<number> => {
+    const from = load.stdoutSoFar.length;
+    load.say(order);
+    for (let i = 0; i < 6000 && !answer.test(load.stdoutSoFar.slice(from)); i++)
+      await new Promise(done => setTimeout(done, 10));
+    const match = answer.exec(load.stdoutSoFar.slice(from));
+    expect(match, `${order}: ${load.stdoutSoFar.slice(from)}`).not.toBeNull();
+    return Number(match![1]);
+  };
   return {
     kernel,
     pid: load.pid,
     run: async rounds => {
-      const from = load.stdoutSoFar.length;
-      load.say(`run ${rounds}`);
-      for (let i = 0; i < 3000 && !/^ran \d+\n/m.test(load.stdoutSoFar.slice(from)); i++)
-        await new Promise(done => setTimeout(done, 10));
-      expect(load.stdoutSoFar.slice(from)).toMatch(/^ran \d+\n/m);
+      await say(`run ${rounds}`, /^ran (\d+)\n/m);
+    },
+    order: what => say(what, what === 'go' ? /^going (\d+)\n/m : /^held (\d+)\n/m),
+    end: async () => {
+      load.child.stdin!.end();
+      const { stdout, status } = await load.ended;
+      expect(stdout).toMatch(/^checksum ok$/m);
+      expect(status).toBe(0);
     },
   };
 }
@@ -228,3 +246,37 @@ traced(
     await run(1);
   },
 );
+
+for (const [what, flags] of [
+  ['moved instructions', []],
+  ['nop sleds', ['-fpatchable-function-entry=5']],
+] as const)
+  traced(`links come and go at random under load (${what}): one that stays loses nothing`, async () => {
+    const { kernel, pid, order, end } = await open(flags);
+    const seed = Date.now() & 0xffff;
+    const random = randomNumbers(seed);
+    const stays = new Counter(kernel, SelectorSet.parse(['work_*']));
+    await order('go');
+    const others: Counter[] = [];
+    const until = performance.now() + (SOAK ? 120_000 : 6_000);
+    let changes = 0;
+    while (performance.now() < until) {
+      if (others.length === 0 || (others.length < 5 && random(2) === 0))
+        others.push(new Counter(kernel, SelectorSet.parse([`work_?${random(10)}?`, 'inner'])));
+      else {
+        const [one] = others.splice(random(others.length), 1);
+        one.close();
+      }
+      changes++;
+      await new Promise(done => setTimeout(done, random(10)));
+    }
+    const rounds = await order('hold');
+    console.log(`${what}: seed ${seed}, ${changes} changes, ${rounds} rounds`);
+    // Each thread made one round before it was traced.
+    expect(counts(stays)).toEqual(new Set([rounds - THREADS]));
+    for (const one of others) one.close();
+    stays.close();
+    kernel.close();
+    expect(changedCode(pid).changed).toEqual([]);
+    await end();
+  });

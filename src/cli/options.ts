@@ -53,11 +53,16 @@ export function whatToTrace(pid: number | undefined, command: readonly string[] 
   return { command };
 }
 
-const signalNames = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name]));
+/** Some numbers have two names; the first is the usual one (SIGABRT, not SIGIOT). */
+const signalNames = new Map<number, string>(
+  Object.entries(constants.signals)
+    .map(([name, number]): [number, string] => [number, name])
+    .reverse(),
+);
 
 /** `SIGINT` for 2. */
 export function signalName(signal: number): string {
-  return signalNames.get(signal as never) ?? `SIG${signal}`;
+  return signalNames.get(signal) ?? `SIG${signal}`;
 }
 
 /** The exit status that stands for the program's: its code, or 128 and its signal, as shells do. */

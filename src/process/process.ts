@@ -245,6 +245,8 @@ export class TracedProcess {
         }
         fresh.push(tid);
       }
+      // The main thread last: when all threads die together, it is reported only after the others are waited for.
+      fresh.sort((a, b) => Number(a === this.pid) - Number(b === this.pid));
       for (const tid of fresh) {
         const thread = this.waitThread(tid);
         if (this.#gone) throw this.goneError();

@@ -182,7 +182,13 @@ export function resolveCommand(command: string, environment: NodeJS.ProcessEnv):
 /** Refuses a file that is an ELF program for another machine before anything is started. */
 function checkProgram(path: string): void {
   const magic = Buffer.alloc(4);
-  const fd = openSync(path, 'r');
+  let fd: number;
+  try {
+    fd = openSync(path, 'r');
+  } catch {
+    // It may be run and not read: the kernel tells what it is.
+    return;
+  }
   try {
     readSync(fd, magic, 0, 4, 0);
   } finally {

@@ -35,6 +35,8 @@ import { type Stop, Stopper } from './stopper.js';
 import { type ProcessTarget, Targets } from './targets.js';
 import { verifyProgram } from './verifier/verifier.js';
 
+/** The processes that machines of ours are open on. */
+const openPids = new Set<number>();
 /** Room for programs, map routines and the loader notice. */
 const PROGRAM_REGION_BYTES = 512 << 10;
 
@@ -65,7 +67,7 @@ export class ProcessKernel implements Kernel {
       process.resumeAll();
     }
     this.#stopper = new Stopper(process);
-    repairLeftovers(process, this.#stopper);
+    repairLeftovers(process, this.#stopper, openPids.has(process.pid));
     this.#targets = new Targets(this.#stopper);
     const places = findNoticePlaces(this.#targets);
     const { modules } = this.#targets;
@@ -92,6 +94,7 @@ export class ProcessKernel implements Kernel {
     this.#hooks.addRegion(this.#code);
     for (const { address } of places) this.#hooks.reserved.add(address);
     if (this.#notice !== undefined) this.#watchLinker(this.#notice);
+    openPids.add(process.pid);
   }
 
   #watchLinker(notice: LoaderNotice): void {
@@ -219,29 +222,41 @@ export class ProcessKernel implements Kernel {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    openPids.delete(this.process.pid);
     this.#notice?.close();
     if (this.void) return;
     try {
       for (const link of this.#links) link.detach();
       const restore = this.#notice?.readRestore();
-      this.#stopper.during(stop => {
+      // No thread comes into our code from here on; those that are in it leave it when they run a little.
+      let quiet = this.#stopper.during(stop => {
         restore?.write(this.process, stop.tid);
-        if (this.#hooks.isQuiet(stop)) this.#unmap(stop);
-      });
+        return this.#unmapIfQuiet(stop);
+      }).value;
+      for (let tries = 0; !quiet && tries < LEAVE_TRIES; tries++) {
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LEAVE_WAIT_MS);
+        quiet = this.#stopper.during(stop => this.#unmapIfQuiet(stop)).value;
+      }
     } catch (cause) {
       // It ended or execed meanwhile: nothing of ours is left in it.
       if (!(cause instanceof BpfError) || !this.void) throw cause;
     }
   }
 
-  /** What no thread is in, nor will return to, is taken out of the process; else it stays, unused. */
-  #unmap(stop: Stop): void {
+  /** Takes out of the process what no thread is in, nor will return to; else it stays, unused, and false is returned. */
+  #unmapIfQuiet(stop: Stop): boolean {
+    if (!this.#hooks.isQuiet(stop)) return false;
     stop.remote(remote => {
       for (const region of this.#hooks.regions) region.shared?.unmapRemote(remote);
       for (const region of this.#arena.regions) region.unmapRemote(remote);
     });
+    return true;
   }
 }
+
+/** How often a process that we leave is looked at for threads in code of ours, and how long apart. */
+const LEAVE_TRIES = 20;
+const LEAVE_WAIT_MS = 2;
 
 function nothingToTrace({ unreadable }: Targets, pid: number): BpfError {
   const [first] = unreadable;

@@ -26,14 +26,15 @@ const PATH = new RegExp(`^/memfd:${REGION_NAME}-(\\d+)$`);
 
 /**
  * Restores what a dead tracer left. Throws EBUSY where the tracer lives. Changes nothing in a process that was never
- * traced, or was let go of properly.
+ * traced, or was let go of properly. `openHere` says that a machine of this process is open on it.
  */
-export function repairLeftovers(process: TracedProcess, stopper: Stopper): void {
+export function repairLeftovers(process: TracedProcess, stopper: Stopper, openHere: boolean): void {
   const regions = readMappings(process.task).filter(m => PATH.test(m.path));
   if (regions.length === 0) return;
   for (const region of regions) {
     const tracer = Number(PATH.exec(region.path)![1]);
-    if (hasMapped(tracer, region.inode))
+    const alive = tracer === globalThis.process.pid ? openHere : hasMapped(tracer, region.inode);
+    if (alive)
       throw new BpfError(
         'EBUSY',
         `process ${process.pid} is traced by another multitrace (process ${tracer}) already; end that one first`,

@@ -61,10 +61,13 @@ export class Session {
     try {
       session.#openStanding();
     } catch (cause) {
-      session.#finish();
-      session.process.resumeAll();
-      session.process.release();
-      throw cause;
+      // Killed by somebody while we opened it: its end is told as any other.
+      if (!session.process.gone) {
+        session.#finish();
+        session.process.resumeAll();
+        session.process.release();
+        throw cause;
+      }
     }
     // While the dynamic linker works there is nothing else to do.
     preloadDecoder();

@@ -2,10 +2,14 @@
  * The stop: everything that must happen while no thread of the process runs, in one piece and timed.
  */
 
+import { constants } from 'node:os';
+import { SystemError } from '../../ffi/libc.js';
 import { readMappings } from '../../process/mappings.js';
 import type { StoppedThread, TracedProcess } from '../../process/process.js';
 import { findSyscallInstruction, RemoteThread } from '../../process/remote.js';
 import { BpfError } from '../errno.js';
+
+const { ESRCH } = constants.errno;
 
 /** What can be done during a stop. */
 export interface Stop {
@@ -58,6 +62,10 @@ export class Stopper {
         remote: use => this.#borrow(use),
       });
       return { value, ms: performance.now() - from };
+    } catch (cause) {
+      // Killed while it stood still: from then on nothing works on it.
+      if (cause instanceof SystemError && cause.errno === ESRCH) throw process.goneError();
+      throw cause;
     } finally {
       // An exec that came in between is the watcher's to deal with: it finds the process standing.
       if (!standing && !process.execPending) process.resumeAll();

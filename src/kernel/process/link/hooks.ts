@@ -202,6 +202,8 @@ export class Hooks implements LinkHost {
           const standing = this.#busyHooks(stop, inside);
           if (standing.size > 0) return standing;
           this.#slots.mapNew(stop);
+          // Before the text leads to them, and not before they are mapped: readers look at every record they pass.
+          this.#enter(rest.filter(({ hook }) => hook.site.kind === 'nop-sled'));
           for (const thread of stop.threads) moveOut(thread, inside);
           stepBack(process, stop, leftIslands(rest));
           text.write(process, stop.tid);
@@ -211,7 +213,11 @@ export class Hooks implements LinkHost {
           return standing;
         });
         pauseMs = Math.max(pauseMs, ms);
-        if (busy.size === 0) return { done: rest, pauseMs };
+        if (busy.size === 0) {
+          // Nobody looks these up: their calls come from their slots.
+          this.#enter(rest.filter(({ hook }) => hook.site.kind !== 'nop-sled'));
+          return { done: rest, pauseMs };
+        }
         if (tries < BUSY_TRIES) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, BUSY_WAIT_MS);
         else text = without(new Set(rest.filter(change => busy.has(change.hook))), 'in-use');
       }
@@ -230,14 +236,6 @@ export class Hooks implements LinkHost {
       wishes.map(({ hook, programs }) => ({ target: hook.target, site: hook.site, programs })),
     );
     const next = new Map(wishes.map((change, i) => [change, slots[i]]));
-    // Before the text leads there: no call finds a record that is not there.
-    this.#table.insert(
-      wishes.flatMap(change =>
-        change.hook.slot === undefined
-          ? [{ func: change.hook.target.address, record: next.get(change)!.address }]
-          : [],
-      ),
-    );
     return changes.map(change => ({
       ...change,
       next: next.get(change),
@@ -245,7 +243,17 @@ export class Hooks implements LinkHost {
     }));
   }
 
-  /** Takes back what `#prepare` did for changes that are not made. */
+  /** Puts the records of hooks that are new in the table. */
+  #enter(changes: readonly PreparedChange[]): void {
+    const records = changes.flatMap(({ hook: { target }, next }) =>
+      next === undefined || this.#table.lookup(target.address) !== undefined
+        ? []
+        : [{ func: target.address, record: next.address }],
+    );
+    this.#table.insert(records);
+  }
+
+  /** Takes back what was prepared for changes that are not made. */
   #undo(changes: readonly PreparedChange[]): void {
     this.#table.delete(changes.filter(c => c.hook.slot === undefined).map(({ hook }) => hook.target.address));
     this.#slots.drop(changes.flatMap(({ next }) => next ?? []));
