@@ -58,6 +58,8 @@ function isStopStatus(status: number): boolean {
 }
 
 const OPTIONS = PTRACE.O_TRACESYSGOOD | PTRACE.O_TRACEEXEC;
+/** Until a command has begun, it ends with us. */
+const OPENING_OPTIONS = OPTIONS | PTRACE.O_EXITKILL;
 
 export class TracedProcess {
   readonly pid: number;
@@ -68,6 +70,8 @@ export class TracedProcess {
   #exit: ExitStatus | undefined;
   #gone = false;
   #execPending = false;
+  /** A command has been let go for the first time. */
+  #begun = true;
   /** Counts the programs this process has been: rises at each exec. */
   #image = 0;
 
@@ -205,9 +209,9 @@ export class TracedProcess {
   }
 
   /** Seizes thread `tid`; false where it ended or is a zombie. Throws EPERM with a sentence. */
-  #seize(tid: number): boolean {
+  #seize(tid: number, options: number = OPTIONS): boolean {
     try {
-      ptrace(PTRACE.SEIZE, tid, 0, OPTIONS);
+      ptrace(PTRACE.SEIZE, tid, 0, options);
       return true;
     } catch (cause) {
       if (!(cause instanceof SystemError)) throw cause;
@@ -220,7 +224,8 @@ export class TracedProcess {
 
   /** Seizes the main thread of a child that has not begun its program. */
   seizeChild(): void {
-    if (!this.#seize(this.pid)) throw this.goneError();
+    this.#begun = false;
+    if (!this.#seize(this.pid, OPENING_OPTIONS)) throw this.goneError();
   }
 
   /**
@@ -262,6 +267,8 @@ export class TracedProcess {
     this.stopped.delete(thread.tid);
     try {
       if (this.isChild && thread.tid === this.pid) {
+        if (!this.#begun) ptrace(PTRACE.SETOPTIONS, thread.tid, 0, OPTIONS);
+        this.#begun = true;
         ptrace(
           thread.jobStopped ? PTRACE.LISTEN : PTRACE.CONT,
           thread.tid,

@@ -8,8 +8,9 @@
  */
 
 import { constants } from 'node:os';
-import { PTRACE, ptrace, ptraceBuffer, SystemError } from '../ffi/libc.js';
+import { PTRACE, ptrace, ptraceBuffer, SYS, SystemError } from '../ffi/libc.js';
 import { BpfError } from '../kernel/errno.js';
+import { type Gadgets, writeHealingFrame } from './heal.js';
 import type { Mapping } from './mappings.js';
 import type { StoppedThread, TracedProcess } from './process.js';
 import {
@@ -27,54 +28,62 @@ const SYSCALL_STOP = SIGTRAP | 0x80;
 const NO_SYSCALL = BigInt.asUintN(64, -1n);
 /** The x86-64 red zone: a leaf function may keep data this far below its stack pointer. */
 const RED_ZONE = 128n;
+/** Below the stack of our work: room for a string, clear of what a call pushes. */
+const SCRATCH = 1024n;
 /** The largest errno that a system call returns negated. */
 const MAX_ERRNO = 4095n;
-
-/** The address of a `syscall` instruction in the process: in the vdso, else in any executable mapping. */
-export function findSyscallInstruction(process: TracedProcess, mappings: readonly Mapping[]): bigint {
-  const executable = mappings.filter(m => m.executable && m.path !== '[vsyscall]');
-  const vdso = executable.filter(m => m.path === '[vdso]');
-  for (const mapping of [...vdso, ...executable.filter(m => m.path !== '[vdso]')]) {
-    const length = Number(mapping.end - mapping.start);
-    const bytes = process.read(mapping.start, Math.min(length, 4 << 20));
-    const at = Buffer.from(bytes.buffer).indexOf(Uint8Array.of(0x0f, 0x05));
-    if (at >= 0) return mapping.start + BigInt(at);
-  }
-  throw new BpfError(
-    'ENOEXEC',
-    `process ${process.pid} maps no \`syscall\` instruction that could be borrowed; it can't be traced`,
-  );
-}
 
 /** One thread lent to us, between `borrow` and `giveBack`. */
 export class RemoteThread {
   readonly #process: TracedProcess;
   readonly #thread: StoppedThread;
-  readonly #syscallAt: bigint;
+  readonly #gadgets: Gadgets;
   readonly #saved: Registers;
   readonly #savedMask = new Uint8Array(8);
+  /** Where the thread's stack pointer is while it works for us: at a frame that heals it, where there could be one. */
+  readonly #stack: bigint;
   /** The thread stands at a system-call exit, not at the stop where we found it. */
   #moved = false;
 
-  private constructor(process: TracedProcess, thread: StoppedThread, syscallAt: bigint) {
-    this.#process = process;
-    this.#thread = thread;
-    this.#syscallAt = syscallAt;
-    this.#saved = thread.registers.slice();
-  }
-
   /** Borrows a stopped thread. Every thread of the process must be stopped. */
-  static borrow(process: TracedProcess, syscallAt: bigint): RemoteThread {
+  static borrow(process: TracedProcess, gadgets: Gadgets, mappings: readonly Mapping[]): RemoteThread {
     const thread = process.borrowableThread();
     if (thread === undefined)
       throw new BpfError(
         'EAGAIN',
         `every thread of process ${process.pid} is in job-control stop or takes a signal; try again`,
       );
-    const remote = new RemoteThread(process, thread, syscallAt);
-    ptraceBuffer(PTRACE.GETSIGMASK, thread.tid, 8, remote.#savedMask);
-    ptraceBuffer(PTRACE.SETSIGMASK, thread.tid, 8, new Uint8Array(8).fill(0xff));
-    return remote;
+    return new RemoteThread(process, thread, gadgets, mappings);
+  }
+
+  private constructor(
+    process: TracedProcess,
+    thread: StoppedThread,
+    gadgets: Gadgets,
+    mappings: readonly Mapping[],
+  ) {
+    const { tid } = thread;
+    this.#process = process;
+    this.#thread = thread;
+    this.#gadgets = gadgets;
+    this.#saved = thread.registers.slice();
+    ptraceBuffer(PTRACE.GETSIGMASK, tid, 8, this.#savedMask);
+    const frame = writeHealingFrame(tid, this.#saved, this.#savedMask, gadgets, mappings);
+    this.#stack = frame ?? ((this.#saved[R.rsp] - RED_ZONE) & ~63n) - 64n;
+    // From here on the thread heals by itself: it would make this call, which does nothing, and return to its frame.
+    this.#setUp(this.#gadgets.syscall, SYS.getpid, this.#stack, []);
+    ptraceBuffer(PTRACE.SETSIGMASK, tid, 8, new Uint8Array(8).fill(0xff));
+  }
+
+  /** Lets the thread go on at `rip` next, with its own registers but for those of a call. */
+  #setUp(rip: bigint, rax: number, rsp: bigint, args: readonly [place: number, value: bigint][]): void {
+    const registers = this.#saved.slice();
+    for (const [place, value] of args) registers[place] = value;
+    registers[R.rax] = BigInt(rax);
+    registers[R.orig_rax] = NO_SYSCALL;
+    registers[R.rip] = rip;
+    registers[R.rsp] = rsp;
+    setRegisters(this.#thread.tid, registers);
   }
 
   /** Runs to the next system-call stop; the registers there. Throws where the thread stops for another reason. */
@@ -104,7 +113,7 @@ export class RemoteThread {
   scratchString(text: string): bigint {
     const bytes = Buffer.alloc(24);
     bytes.write(text, 'latin1');
-    const at = ((this.#saved[R.rsp] - RED_ZONE) & ~15n) - 64n;
+    const at = this.#stack - SCRATCH;
     for (let i = 0; i < 24; i += 8)
       this.#process.pokeText(this.#thread.tid, at + BigInt(i), bytes.readBigUInt64LE(i));
     return at;
@@ -112,13 +121,12 @@ export class RemoteThread {
 
   /** A system call in the process: its result. Throws `BpfError` naming the call where it fails. */
   call(name: string, number: number, ...args: (bigint | number)[]): bigint {
-    const registers = this.#saved.slice();
     const places = [R.rdi, R.rsi, R.rdx, R.r10, R.r8, R.r9];
-    for (const [i, place] of places.entries()) registers[place] = BigInt.asUintN(64, BigInt(args[i] ?? 0));
-    registers[R.rax] = BigInt(number);
-    registers[R.orig_rax] = NO_SYSCALL;
-    registers[R.rip] = this.#syscallAt;
-    setRegisters(this.#thread.tid, registers);
+    const given = places.map((place, i): [number, bigint] => [
+      place,
+      BigInt.asUintN(64, BigInt(args[i] ?? 0)),
+    ]);
+    this.#setUp(this.#gadgets.syscall, number, this.#stack, given);
     this.#toSyscallStop();
     const result = BigInt.asIntN(64, this.#toSyscallStop()[R.rax]);
     if (result < 0n && result >= -MAX_ERRNO)
@@ -136,16 +144,12 @@ export class RemoteThread {
   callFunction(address: bigint, ...args: bigint[]): bigint {
     const { tid } = this.#thread;
     const vectors = getExtendedState(tid);
-    const registers = this.#saved.slice();
     const places = [R.rdi, R.rsi, R.rdx, R.rcx, R.r8, R.r9];
-    for (const [i, place] of places.entries()) registers[place] = args[i] ?? 0n;
-    const stack = ((registers[R.rsp] - RED_ZONE) & ~15n) - 8n;
-    this.#process.pokeText(tid, stack, this.#syscallAt);
-    registers[R.rsp] = stack;
-    registers[R.rax] = 0n;
-    registers[R.orig_rax] = NO_SYSCALL;
-    registers[R.rip] = address;
-    setRegisters(tid, registers);
+    const given = places.map((place, i): [number, bigint] => [place, args[i] ?? 0n]);
+    // It returns to the `syscall`, with the stack where that needs it.
+    const stack = this.#stack - 8n;
+    this.#process.pokeText(tid, stack, this.#gadgets.syscall);
+    this.#setUp(address, 0, stack, given);
     try {
       const entered = this.#toSyscallStop();
       const result = entered[R.orig_rax];
@@ -163,8 +167,8 @@ export class RemoteThread {
   giveBack(): void {
     const { tid } = this.#thread;
     if (this.#process.gone) return;
-    setRegisters(tid, this.#saved);
     ptraceBuffer(PTRACE.SETSIGMASK, tid, 8, this.#savedMask);
+    setRegisters(tid, this.#saved);
     if (!this.#moved) return;
     ptrace(PTRACE.INTERRUPT, tid, 0, 0);
     this.#process.returnToStop(this.#thread);

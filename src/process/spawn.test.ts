@@ -2,9 +2,10 @@ import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync }
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
+import { findGadgets } from './heal.js';
 import { readMappings } from './mappings.js';
 import type { TracedProcess } from './process.js';
-import { findSyscallInstruction, RemoteThread } from './remote.js';
+import { RemoteThread } from './remote.js';
 import { resolveCommand, spawnStopped } from './spawn.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'multitrace-spawn-'));
@@ -83,7 +84,7 @@ test('a child stands at its first instruction: nothing of it has run, and system
   const mappings = readMappings(child.pid);
   // The dynamic linker has not mapped any library yet.
   expect(mappings.some(m => m.path.includes('libc.so'))).toBe(false);
-  const remote = RemoteThread.borrow(child, findSyscallInstruction(child, mappings));
+  const remote = RemoteThread.borrow(child, findGadgets(child, mappings)!, mappings);
   expect(remote.call('getpid', 39)).toBe(BigInt(child.pid));
   expect(() => remote.call('close', 3, 12345)).toThrow(
     /close made in process \d+ for us failed with errno 9/,
@@ -101,7 +102,8 @@ test('a process stopped fifty times in its sleep still sleeps to the end and exi
   await new Promise(done => setTimeout(done, 100));
   for (let i = 0; i < 50; i++) {
     child.stopAll();
-    const remote = RemoteThread.borrow(child, findSyscallInstruction(child, readMappings(child.pid)));
+    const mappings = readMappings(child.pid);
+    const remote = RemoteThread.borrow(child, findGadgets(child, mappings)!, mappings);
     expect(remote.call('getpid', 39)).toBe(BigInt(child.pid));
     remote.giveBack();
     child.resumeAll();

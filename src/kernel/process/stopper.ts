@@ -4,9 +4,10 @@
 
 import { constants } from 'node:os';
 import { SystemError } from '../../ffi/libc.js';
+import { findGadgets, type Gadgets } from '../../process/heal.js';
 import { readMappings } from '../../process/mappings.js';
 import type { StoppedThread, TracedProcess } from '../../process/process.js';
-import { findSyscallInstruction, RemoteThread } from '../../process/remote.js';
+import { RemoteThread } from '../../process/remote.js';
 import { BpfError } from '../errno.js';
 
 const { ESRCH } = constants.errno;
@@ -30,13 +31,19 @@ export class ImageReplacedError extends BpfError {
 export class Stopper {
   readonly process: TracedProcess;
   readonly #image: number;
-  readonly #syscallAt: bigint;
+  readonly #gadgets: Gadgets;
 
   /** The process must be readable; its threads may run. */
   constructor(process: TracedProcess) {
     this.process = process;
     this.#image = process.image;
-    this.#syscallAt = findSyscallInstruction(process, readMappings(process.task));
+    const gadgets = findGadgets(process, readMappings(process.task));
+    if (gadgets === undefined)
+      throw new BpfError(
+        'ENOEXEC',
+        `process ${process.pid} maps no \`syscall\` instruction that could be borrowed; it can't be traced`,
+      );
+    this.#gadgets = gadgets;
   }
 
   /** The program that this was made for is gone: execed away, or ended. */
@@ -73,7 +80,7 @@ export class Stopper {
   }
 
   #borrow<T>(work: (remote: RemoteThread) => T): T {
-    const remote = RemoteThread.borrow(this.process, this.#syscallAt);
+    const remote = RemoteThread.borrow(this.process, this.#gadgets, readMappings(this.process.task));
     try {
       return work(remote);
     } finally {
