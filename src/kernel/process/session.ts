@@ -3,6 +3,7 @@
  * as a machine of its own, libraries are seen as they load, signals and exit are passed on.
  */
 
+import { constants } from 'node:os';
 import { programPath } from '../../process/image.js';
 import { type ExitStatus, openProcess, programIdentity, type TracedProcess } from '../../process/process.js';
 import { type SpawnOptions, spawnStopped } from '../../process/spawn.js';
@@ -63,9 +64,9 @@ export class Session {
     } catch (cause) {
       // Killed by somebody while we opened it: its end is told as any other.
       if (!session.process.gone) {
+        // Nothing of it has run, and nothing shall: it was asked for traced.
         session.#finish();
-        session.process.resumeAll();
-        session.process.release();
+        session.process.kill(constants.signals.SIGKILL);
         throw cause;
       }
     }
