@@ -26,6 +26,7 @@ import { OPAQUE_ARGS } from './link/slots.js';
 import { findNoticePlaces, LoaderNotice } from './loader_notice.js';
 import { createMap, type BpfMap as ProcessMap } from './maps/map.js';
 import { emitMapRoutines, type MapRoutines } from './maps/routines.js';
+import { type OpenMark, openMark } from './open_mark.js';
 import type { LoadedProgram } from './program.js';
 import { CodeRegion } from './region/code_region.js';
 import { DATA_REGION_BYTES, DataArena } from './region/data_arena.js';
@@ -35,8 +36,6 @@ import { type Stop, Stopper } from './stopper.js';
 import { type ProcessTarget, Targets } from './targets.js';
 import { verifyProgram } from './verifier/verifier.js';
 
-/** The processes that machines of ours are open on. */
-const openPids = new Set<number>();
 /** Room for programs, map routines and the loader notice. */
 const PROGRAM_REGION_BYTES = 512 << 10;
 
@@ -48,6 +47,7 @@ export class ProcessKernel implements Kernel {
   readonly #code: CodeRegion;
   readonly #routines: ReadonlyMap<keyof MapRoutines, bigint>;
   readonly #notice: LoaderNotice | undefined;
+  readonly #mark: OpenMark;
   readonly #hooks: Hooks;
   readonly #maps = new Map<number, ProcessMap>();
   readonly #links = new Set<MultiLink>();
@@ -67,7 +67,7 @@ export class ProcessKernel implements Kernel {
       process.resumeAll();
     }
     this.#stopper = new Stopper(process);
-    repairLeftovers(process, this.#stopper, openPids.has(process.pid));
+    repairLeftovers(process, this.#stopper);
     this.#targets = new Targets(this.#stopper);
     const places = findNoticePlaces(this.#targets);
     const { modules } = this.#targets;
@@ -83,18 +83,19 @@ export class ProcessKernel implements Kernel {
         const data = SharedRegion.map(remote, process.task, 'data', dataAddress, DATA_REGION_BYTES);
         this.#code.map(remote, process.task);
         const arena = new DataArena(data, size => this.#mapData(size));
+        const mark = openMark(arena);
         const notice = places.length === 0 ? undefined : new LoaderNotice(process, places, arena, this.#code);
-        return { arena, notice };
+        return { arena, notice, mark };
       }),
     ).value;
     this.#arena = opened.arena;
     this.#notice = opened.notice;
+    this.#mark = opened.mark;
     this.#routines = this.#emitRoutines();
     this.#hooks = new Hooks(this.#stopper, this.#targets, this.#arena);
     this.#hooks.addRegion(this.#code);
     for (const { address } of places) this.#hooks.reserved.add(address);
     if (this.#notice !== undefined) this.#watchLinker(this.#notice);
-    openPids.add(process.pid);
   }
 
   #watchLinker(notice: LoaderNotice): void {
@@ -222,7 +223,7 @@ export class ProcessKernel implements Kernel {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    openPids.delete(this.process.pid);
+    this.#mark.close();
     this.#notice?.close();
     if (this.void) return;
     try {
@@ -234,7 +235,7 @@ export class ProcessKernel implements Kernel {
         return this.#unmapIfQuiet(stop);
       }).value;
       for (let tries = 0; !quiet && tries < LEAVE_TRIES; tries++) {
-        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LEAVE_WAIT_MS);
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LEAVE_WAIT_MS << tries);
         quiet = this.#stopper.during(stop => this.#unmapIfQuiet(stop)).value;
       }
     } catch (cause) {
@@ -254,8 +255,8 @@ export class ProcessKernel implements Kernel {
   }
 }
 
-/** How often a process that we leave is looked at for threads in code of ours, and how long apart. */
-const LEAVE_TRIES = 20;
+/** How often a process that we leave is looked at for threads in code of ours, and how long after the first time. */
+const LEAVE_TRIES = 9;
 const LEAVE_WAIT_MS = 2;
 
 function nothingToTrace({ unreadable }: Targets, pid: number): BpfError {

@@ -9,6 +9,7 @@ import { type Mapping, readMappings } from '../../process/mappings.js';
 import type { TracedProcess } from '../../process/process.js';
 import { BpfError } from '../errno.js';
 import { PreparedText, type TextEdit } from './ftrace/text_edit.js';
+import { isOpenMark } from './open_mark.js';
 import { isQuiet } from './quiet.js';
 import { REGION_NAME } from './region/region.js';
 import { stepBack } from './step_back.js';
@@ -26,15 +27,14 @@ const PATH = new RegExp(`^/memfd:${REGION_NAME}-(\\d+)$`);
 
 /**
  * Restores what a dead tracer left. Throws EBUSY where the tracer lives. Changes nothing in a process that was never
- * traced, or was let go of properly. `openHere` says that a machine of this process is open on it.
+ * traced, or was let go of properly.
  */
-export function repairLeftovers(process: TracedProcess, stopper: Stopper, openHere: boolean): void {
+export function repairLeftovers(process: TracedProcess, stopper: Stopper): void {
   const regions = readMappings(process.task).filter(m => PATH.test(m.path));
   if (regions.length === 0) return;
   for (const region of regions) {
     const tracer = Number(PATH.exec(region.path)![1]);
-    const alive = tracer === globalThis.process.pid ? openHere : hasMapped(tracer, region.inode);
-    if (alive)
+    if (region.writable && isOpenMark(process.readWord(region.start)) && hasMapped(tracer, region.inode))
       throw new BpfError(
         'EBUSY',
         `process ${process.pid} is traced by another multitrace (process ${tracer}) already; end that one first`,

@@ -89,8 +89,10 @@ export class Targets {
     };
     for (const owner of this.#modules) {
       if (!selectors.matchesModule(owner)) continue;
-      for (const f of sitesOf(owner.elf, owner.name).functions) {
+      const sites = sitesOf(owner.elf, owner.name);
+      for (const f of sites.functions) {
         if (!selectors.matchesFunction(owner, f.aliases)) continue;
+        sites.prepare();
         const name = f.aliases.find(alias => selectors.matchesFunction(owner, [alias])) ?? f.name;
         const target = {
           module: owner.name,

@@ -59,10 +59,16 @@ export class ModuleSites {
     return this.#byAddress.get(address);
   }
 
+  /** Reads all that the file says of its code: unwind table, relocations, names. Later calls find it read. */
+  prepare(): void {
+    this.#code ??= this.#gather();
+    this.#symbols ??= new Set(this.#elf.symbols().map(s => s.name));
+  }
+
   /** Whether any symbol of the file, function or data, has this name. */
   hasSymbol(name: string): boolean {
-    this.#symbols ??= new Set(this.#elf.symbols().map(s => s.name));
-    return this.#symbols.has(name);
+    this.prepare();
+    return this.#symbols!.has(name);
   }
 
   /** The patch site of each function (file addresses), or why it has none; in the order given. */
