@@ -9,6 +9,8 @@ const say = (text: string): void => {
   if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`);
 };
 
+const percent = (share: number): string => `${(share * 100).toFixed(0)}%`;
+
 const calls = await callCost(say);
 const attach = await attachTime(say);
 if (process.stderr.isTTY) process.stderr.write('\r\x1b[K');
@@ -42,11 +44,12 @@ if (process.argv.includes('--json')) {
       `\na kernel uprobe event takes ${(uprobe / ours).toFixed(0)} times as long as one of ours; it adds ${((uprobe - untraced) / (ours - untraced)).toFixed(0)} times as much`,
     );
   if (attach === undefined) console.log('\nattaching: not here: libcrypto.so.3 is not installed');
-  else
+  for (const one of attach ?? []) {
+    const detach = one.detachMs === undefined ? '' : `; detaching takes ${one.detachMs.toFixed(0)} ms`;
     console.log(
-      `\n${attach.name}: ${attach.functions} functions, one link\n` +
-        `  attach: ${attach.firstMs.toFixed(0)} ms the first time, ${attach.againMs.toFixed(0)} ms again; the process stands still for ${attach.pauseMs.toFixed(1)} ms (±${(attach.pauseSpread * 100).toFixed(0)}%)\n` +
-        `  detach: ${attach.detachMs.toFixed(0)} ms`,
+      `\n${one.name}: ${one.functions} functions, one link\n` +
+        `  attaching takes ${one.attachMs.toFixed(0)} ms (±${percent(one.attachSpread)}) once symbols are read; the process stands still for ${one.pauseMs.toFixed(1)} ms (±${percent(one.pauseSpread)})${detach}`,
     );
+  }
 }
 process.exit(0);

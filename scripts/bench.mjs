@@ -36,8 +36,12 @@ if (!existsSync(MAIN)) {
   process.stderr.write('multitrace: there is no benchmark: bench/main.ts is missing.\n');
   process.exit(1);
 }
-const done = spawnSync(process.execPath, ['--enable-source-maps', MAIN, ...process.argv.slice(2)], {
-  cwd: ROOT,
-  stdio: 'inherit',
-});
+const done = spawnSync(
+  process.execPath,
+  ['--min-semi-space-size=16', '--enable-source-maps', MAIN, ...process.argv.slice(2)],
+  {
+    cwd: ROOT,
+    stdio: 'inherit',
+  },
+);
 process.exit(done.status ?? 1);

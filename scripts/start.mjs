@@ -11,7 +11,7 @@ build();
 const given = process.argv.slice(2);
 const child = spawn(
   process.execPath,
-  [join(ROOT, 'bin/multitrace'), ...(given.length > 0 ? given : ['demo'])],
+  ['--min-semi-space-size=16', join(ROOT, 'bin/multitrace'), ...(given.length > 0 ? given : ['demo'])],
   {
     stdio: 'inherit',
   },

@@ -1,13 +1,18 @@
 /*
- * Loads the libraries that it is given and spins in two threads; answers each line of standard input with a line.
+ * Loads the libraries that it is given and works and sleeps in a second thread; answers each line of standard input with
+ * a line.
  */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <unistd.h>
 
 static void *spin(void *unused)
 {
-	for (;;) __asm__ volatile("pause");
+	for (;;) {
+		for (int i = 0; i < 1000; i++) __asm__ volatile("pause");
+		usleep(100);
+	}
 	return unused;
 }
 

@@ -19,6 +19,7 @@ import {
   waitpid,
 } from '../ffi/libc.js';
 import { BpfError } from '../kernel/errno.js';
+import { type Mapping, readMappings } from './mappings.js';
 import { getRegisters, R, type Registers, setRegisters } from './registers.js';
 
 const { EPERM, ESRCH } = constants.errno;
@@ -70,6 +71,8 @@ export class TracedProcess {
   #exit: ExitStatus | undefined;
   #gone = false;
   #execPending = false;
+  /** The memory map, as it is in this stop. */
+  #mappings: readonly Mapping[] | undefined;
   /** A command has been let go for the first time. */
   #begun = true;
   /** Counts the programs this process has been: rises at each exec. */
@@ -285,6 +288,7 @@ export class TracedProcess {
   /** Lets every thread go on. */
   resumeAll(): void {
     this.#execPending = false;
+    this.#mappings = undefined;
     for (const thread of [...this.stopped.values()]) this.#resume(thread);
   }
 
@@ -333,6 +337,12 @@ export class TracedProcess {
         `could not read ${length} bytes at 0x${address.toString(16)} of process ${this.pid}: not mapped`,
       );
     return bytes;
+  }
+
+  /** One past the last byte of the mapping that holds `address` (a stack pointer), while the process stands still. */
+  mappingEnd(address: bigint): bigint {
+    this.#mappings ??= readMappings(this.#reader());
+    return this.#mappings.find(m => address >= m.start && address < m.end)?.end ?? address;
   }
 
   /** Reads from `address` as far as memory is mapped, at most `length` bytes. */

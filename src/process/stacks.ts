@@ -8,7 +8,6 @@ import { R } from './registers.js';
 
 /** Stacks in use are far smaller; one that is larger can't be told to be free of anything. */
 const MOST_STACK = 32 << 20;
-const FIRST_PIECE = 64 << 10;
 const PIECE = 1 << 20;
 const TWO_32 = 2 ** 32;
 
@@ -55,9 +54,9 @@ export function forEachSavedRip(
   visit: (address: number, at: bigint) => boolean,
 ): boolean {
   const start = thread.registers[R.rsp] & ~7n;
-  for (let done = 0; done < MOST_STACK; ) {
-    const size = done === 0 ? FIRST_PIECE : PIECE;
-    const bytes = process.readMapped(start + BigInt(done), size);
+  const length = Number(process.mappingEnd(start) - start);
+  for (let done = 0; done < Math.min(length, MOST_STACK); done += PIECE) {
+    const bytes = process.readMapped(start + BigInt(done), Math.min(PIECE, length - done));
     const halves = new Uint32Array(bytes.buffer, bytes.byteOffset, (bytes.length >> 3) * 2);
     for (let i = 0; i < halves.length; i += 2) {
       const word = halves[i + 1] * TWO_32 + halves[i];
@@ -65,10 +64,8 @@ export function forEachSavedRip(
       const at = start + BigInt(done + i * 4);
       if (isSavedRip(process, at) && visit(word, at)) return true;
     }
-    if (bytes.length < size) return false;
-    done += size;
   }
-  return true;
+  return length > MOST_STACK;
 }
 
 /** Whether the word at `at` is the rip in a signal handler's frame. */

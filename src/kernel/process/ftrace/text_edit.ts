@@ -43,18 +43,9 @@ export class PreparedText {
   /** Edits whose bytes are not what was expected: somebody else changed the text. They are not part of this. */
   readonly modified: readonly TextEdit[];
 
-  private constructor(
-    pokes: readonly (readonly [address: bigint, next: bigint, before: bigint])[],
-    modified: TextEdit[],
-  ) {
-    this.#writes = new BigUint64Array(pokes.length * 2);
-    this.#undo = new BigUint64Array(pokes.length * 2);
-    for (const [i, [address, next, before]] of pokes.entries()) {
-      this.#writes[i * 2] = address;
-      this.#writes[i * 2 + 1] = next;
-      this.#undo[i * 2] = address;
-      this.#undo[i * 2 + 1] = before;
-    }
+  private constructor(writes: BigUint64Array, undo: BigUint64Array, modified: TextEdit[]) {
+    this.#writes = writes;
+    this.#undo = undo;
     this.modified = modified;
   }
 
@@ -83,17 +74,24 @@ export class PreparedText {
       first = last + 1;
     }
     // Within a stage in order of address: what a word takes in behind its edit is not written yet, and stays.
-    sound.sort((a, b) => (a.edit.stage ?? 0) - (b.edit.stage ?? 0));
-    const pokes: [bigint, bigint, bigint][] = [];
+    if (sound.some(({ edit }) => (edit.stage ?? 0) !== 0))
+      sound.sort((a, b) => (a.edit.stage ?? 0) - (b.edit.stage ?? 0));
+    const count = sound.reduce((sum, { edit }) => sum + Math.ceil(edit.replace.length / WORD), 0);
+    const writes = new BigUint64Array(count * 2);
+    const undo = new BigUint64Array(count * 2);
+    let i = 0;
     for (const { edit, piece, at } of sound)
       for (let done = 0; done < edit.replace.length; done += WORD) {
         // Not past the end of the mapping.
         const word = Math.min(at + done, piece.mapped - WORD);
-        const before = piece.next.readBigUInt64LE(word);
-        piece.next.set(edit.replace.subarray(done, done + WORD), at + done);
-        pokes.push([piece.start + BigInt(word), piece.next.readBigUInt64LE(word), before]);
+        writes[i] = undo[i] = piece.start + BigInt(word);
+        undo[i + 1] = piece.next.readBigUInt64LE(word);
+        const end = Math.min(done + WORD, edit.replace.length);
+        for (let byte = done; byte < end; byte++) piece.next[at + byte] = edit.replace[byte];
+        writes[i + 1] = piece.next.readBigUInt64LE(word);
+        i += 2;
       }
-    return new PreparedText(pokes, modified);
+    return new PreparedText(writes, undo, modified);
   }
 
   /** Writes all edits while the process stands still; undoes them and throws where the kernel refuses one. */

@@ -9,16 +9,17 @@
  * As in the kernel's series: 16 buckets at first, doubled above 90 % load, halved below 30 %.
  *
  *     root    u64 address of the table
- *     table   u64 shift (64 - log2 of the number of cells), u64 mask (cells - 1), u64 cells[]
- *     index   (func * GOLDEN mod 2^64) >> shift
+ *     table   u64 shift (32 - log2 of the number of cells), u64 mask (cells - 1), u64 cells[]
+ *     index   (func * GOLDEN mod 2^32) >> shift
  */
 
 import { type Assembler, type Label, mem, type Reg, r10, r11, rcx, rdx } from '../../../x86/assembler.js';
 import type { Arena, Block } from '../region/arena.js';
 import { RECORD } from './record.js';
 
-/** 2^64 divided by the golden ratio, odd: multiplicative hashing (Knuth, The Art of Computer Programming 6.4). */
-const GOLDEN = 0x9e37_79b9_7f4a_7c15n;
+/** 2^32 divided by the golden ratio, odd: multiplicative hashing (Knuth, The Art of Computer Programming 6.4). */
+const GOLDEN = 0x9e37_79b9;
+const HASH_BITS = 32;
 const TABLE = { shift: 0, mask: 8, cells: 16 } as const;
 const CELL_BYTES = 8;
 const CELLS_PER_BUCKET = 2;
@@ -112,7 +113,7 @@ export class KfuncTable {
     const cells = buckets * CELLS_PER_BUCKET;
     const table = this.#arena.alloc(TABLE.cells + cells * CELL_BYTES);
     const view = new DataView(table.bytes.buffer, table.bytes.byteOffset);
-    view.setBigUint64(TABLE.shift, BigInt(64 - Math.log2(cells)), true);
+    view.setBigUint64(TABLE.shift, BigInt(HASH_BITS - Math.log2(cells)), true);
     view.setBigUint64(TABLE.mask, BigInt(cells - 1), true);
     for (const [func, record] of this.#records) this.#place(table, buckets, func, record);
     this.#tombstones = 0;
@@ -132,7 +133,9 @@ export class KfuncTable {
   #place(table: Block, buckets: number, func: bigint, record: bigint): void {
     const cells = this.#cells(table, buckets);
     let i = hashIndex(func, cells.length);
-    while (cells[i] !== 0n) i = (i + 1) & (cells.length - 1);
+    // A deleted record's cell serves again: a function that comes and goes does not lengthen the probing.
+    while (cells[i] !== 0n && cells[i] !== this.#deleted.address) i = (i + 1) & (cells.length - 1);
+    if (cells[i] !== 0n) this.#tombstones--;
     cells[i] = record;
   }
 
@@ -146,7 +149,7 @@ export class KfuncTable {
 }
 
 function hashIndex(func: bigint, cells: number): number {
-  return Number(BigInt.asUintN(64, func * GOLDEN) >> BigInt(64 - Math.log2(cells)));
+  return Math.imul(Number(func & 0xffff_ffffn), GOLDEN) >>> (HASH_BITS - Math.log2(cells));
 }
 
 /**
@@ -156,12 +159,11 @@ function hashIndex(func: bigint, cells: number): number {
 export function emitTableLookup(a: Assembler, root: bigint, key: Reg, record: Reg, absent: Label): void {
   const probe = a.label();
   const found = a.label();
-  a.movImm64(r10, GOLDEN);
-  a.imul(r10, key);
+  a.imul3(r10, key, GOLDEN | 0, 4);
   a.movImm64(r11, root);
   a.mov(r11, mem(r11));
   a.mov(rcx, mem(r11, TABLE.shift), 4);
-  a.shr(r10, 'cl');
+  a.shr(r10, 'cl', 4);
   a.bind(probe);
   a.mov(rdx, mem(r11, TABLE.cells, r10, CELL_BYTES));
   a.test(rdx, rdx);

@@ -198,24 +198,26 @@ export class Hooks implements LinkHost {
       }
       for (let tries = 0; ; tries++) {
         const inside = insidePoints(rest);
+        const islands = leftIslands(rest);
+        const old = rest.flatMap(({ hook }) => hook.slot ?? []);
+        const sleds = rest.filter(({ hook }) => hook.site.kind === 'nop-sled');
         const { value: busy, ms } = this.#stopper.during(stop => {
           const standing = this.#busyHooks(stop, inside);
           if (standing.size > 0) return standing;
           this.#slots.mapNew(stop);
           // Before the text leads to them, and not before they are mapped: readers look at every record they pass.
-          this.#enter(rest.filter(({ hook }) => hook.site.kind === 'nop-sled'));
+          this.#enter(sleds);
           for (const thread of stop.threads) moveOut(thread, inside);
-          stepBack(process, stop, leftIslands(rest));
+          stepBack(process, stop, islands);
           text.write(process, stop.tid);
           committed = true;
-          this.#commit(rest);
+          this.#slots.retire(old);
           this.#slots.reclaim(stop);
           return standing;
         });
         pauseMs = Math.max(pauseMs, ms);
         if (busy.size === 0) {
-          // Nobody looks these up: their calls come from their slots.
-          this.#enter(rest.filter(({ hook }) => hook.site.kind !== 'nop-sled'));
+          this.#commit(rest);
           return { done: rest, pauseMs };
         }
         if (tries < BUSY_TRIES) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, BUSY_WAIT_MS);
@@ -243,14 +245,16 @@ export class Hooks implements LinkHost {
     }));
   }
 
-  /** Puts the records of hooks that are new in the table. */
+  /** Puts the records that the text is to lead to in the table. */
   #enter(changes: readonly PreparedChange[]): void {
-    const records = changes.flatMap(({ hook: { target }, next }) =>
-      next === undefined || this.#table.lookup(target.address) !== undefined
-        ? []
-        : [{ func: target.address, record: next.address }],
-    );
-    this.#table.insert(records);
+    const fresh: { func: bigint; record: bigint }[] = [];
+    for (const { hook, next } of changes) {
+      if (next === undefined) continue;
+      const func = hook.target.address;
+      if (this.#table.lookup(func) === undefined) fresh.push({ func, record: next.address });
+      else this.#table.replace(func, next.address);
+    }
+    this.#table.insert(fresh);
   }
 
   /** Takes back what was prepared for changes that are not made. */
@@ -259,24 +263,19 @@ export class Hooks implements LinkHost {
     this.#slots.drop(changes.flatMap(({ next }) => next ?? []));
   }
 
-  /** The text is written: what was prepared holds from now on. */
+  /** The text is written: what was prepared holds from now on. What no stop is needed for is done behind it. */
   #commit(changes: readonly PreparedChange[]): void {
-    const gone: bigint[] = [];
-    const old: Slot[] = [];
+    // Those of nop sleds are there already. Nobody looks the others up: their calls come from their slots.
+    this.#enter(changes.filter(({ hook }) => hook.site.kind !== 'nop-sled'));
+    this.#table.delete(
+      changes.filter(({ next }) => next === undefined).map(({ hook }) => hook.target.address),
+    );
     for (const { hook, programs, next } of changes) {
-      const { address } = hook.target;
-      if (hook.slot !== undefined) {
-        old.push(hook.slot);
-        if (next === undefined) gone.push(address);
-        else this.#table.replace(address, next.address);
-      }
       hook.programs = programs;
       hook.slot = next;
-      if (next === undefined) this.#hooks.delete(address);
-      else this.#hooks.set(address, hook);
+      if (next === undefined) this.#hooks.delete(hook.target.address);
+      else this.#hooks.set(hook.target.address, hook);
     }
-    this.#table.delete(gone);
-    this.#slots.retire(old);
   }
 
   #readText(changes: readonly PreparedChange[]): PreparedText {

@@ -27,15 +27,14 @@ export function islandAddress({ site, target }: Place): bigint | undefined {
 export function siteEdits(place: Place, from: Slot | undefined, to: Slot | undefined): TextEdit[] {
   const { site } = place;
   const at = siteAddress(place);
-  const patch = (slot: Slot): Uint8Array => patchBytes(site, at, slot.address, slot.trampoline);
-  const edits = edit(at, site.original, from && patch(from), to && patch(to));
-  const island = islandAddress(place);
-  if (island === undefined) return edits;
-  const jump = (slot: Slot): Uint8Array => islandBytes(island, slot.address);
-  const islandEdits = edit(island, site.island!.original, from && jump(from), to && jump(to));
   // The island is there for as long as anything jumps to it.
-  const first = to === undefined ? edits : islandEdits;
-  return [...edits, ...islandEdits].map(one => ({ ...one, stage: first.includes(one) ? 0 : 1 }));
+  const stages = to === undefined ? { site: 0, island: 1 } : { site: 1, island: 0 };
+  const patch = (slot: Slot): Uint8Array => patchBytes(site, at, slot.address, slot.trampoline);
+  const own = edit(at, site.original, from && patch(from), to && patch(to), stages.site);
+  const island = islandAddress(place);
+  if (island === undefined) return own;
+  const jump = (slot: Slot): Uint8Array => islandBytes(island, slot.address);
+  return [...own, ...edit(island, site.island!.original, from && jump(from), to && jump(to), stages.island)];
 }
 
 function edit(
@@ -43,9 +42,12 @@ function edit(
   original: Uint8Array,
   from: Uint8Array | undefined,
   to: Uint8Array | undefined,
+  stage: number,
 ): TextEdit[] {
   if (from !== undefined && to !== undefined && Buffer.compare(from, to) === 0) return [];
   if (to === undefined)
-    return from === undefined ? [] : [{ address, expect: from, replace: original.subarray(0, from.length) }];
-  return [{ address, expect: from ?? original, replace: to }];
+    return from === undefined
+      ? []
+      : [{ address, expect: from, replace: original.subarray(0, from.length), stage }];
+  return [{ address, expect: from ?? original, replace: to, stage }];
 }
