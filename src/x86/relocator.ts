@@ -197,17 +197,19 @@ function condition(decoder: CodeDecoder): number {
  */
 export function placeCode(code: DisplacedCode, at: bigint, bias: bigint): Uint8Array {
   const bytes = code.bytes.slice();
+  if (code.fixups.length === 0 && code.absolutes.length === 0) return bytes;
   const view = new DataView(bytes.buffer);
   for (const { offset, target } of code.fixups) {
-    const distance = BigInt(target) + bias - (at + BigInt(offset) + 4n);
-    if (distance !== BigInt.asIntN(32, distance)) {
+    // Addresses of user space are exact as numbers, and so is their distance.
+    const distance = target - offset - 4 + Number(bias - at);
+    if (distance !== (distance | 0)) {
       throw new BpfError(
         'ERANGE',
         `moved code at 0x${at.toString(16)} can't reach 0x${(BigInt(target) + bias).toString(16)}: ` +
           'allocate it within 2 GiB of the module that it came from',
       );
     }
-    view.setInt32(offset, Number(distance), true);
+    view.setInt32(offset, distance, true);
   }
   for (const { offset, target } of code.absolutes) view.setBigUint64(offset, BigInt(target) + bias, true);
   return bytes;

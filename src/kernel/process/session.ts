@@ -79,6 +79,7 @@ export class Session {
 
   /** Attaches to a running process. Throws where there is none, or it can't be traced. */
   static attach(pid: number, tool: SessionTool): Session {
+    preloadDecoder();
     const session = new Session(openProcess(pid), tool);
     session.#program = programIdentity(session.process.task);
     session.#open();

@@ -21,7 +21,7 @@ import type { ProcessTarget, Targets } from '../targets.js';
 import { type InsidePoints, insidePoints, moveOut } from './inside.js';
 import type { Attached, LinkHost, MultiLink } from './multi_link.js';
 import { islandAddress, siteAddress, siteEdits } from './site_edits.js';
-import { type Slot, type SlotProgram, Slots } from './slots.js';
+import { type Slot, type SlotProgram, Slots, type SlotWish } from './slots.js';
 
 /** How often a stop is tried again because a thread stands where it can't be moved from. */
 const BUSY_TRIES = 20;
@@ -60,7 +60,10 @@ interface Change {
 }
 
 /** A change with all that it takes. */
-interface PreparedChange extends Change {
+interface PreparedChange {
+  readonly change: Change;
+  readonly hook: Hook;
+  readonly programs: readonly OnHook[];
   readonly next: Slot | undefined;
   readonly edits: readonly TextEdit[];
 }
@@ -183,7 +186,7 @@ export class Hooks implements LinkHost {
     let committed = false;
     let pauseMs = 0;
     const without = (bad: ReadonlySet<PreparedChange>, why: 'text-modified' | 'in-use'): PreparedText => {
-      for (const change of bad) leaveOut(change, why);
+      for (const { change } of bad) leaveOut(change, why);
       this.#undo([...bad]);
       rest = rest.filter(change => !bad.has(change));
       return this.#readText(rest);
@@ -218,7 +221,7 @@ export class Hooks implements LinkHost {
         pauseMs = Math.max(pauseMs, ms);
         if (busy.size === 0) {
           this.#commit(rest);
-          return { done: rest, pauseMs };
+          return { done: rest.map(({ change }) => change), pauseMs };
         }
         if (tries < BUSY_TRIES) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, BUSY_WAIT_MS);
         else text = without(new Set(rest.filter(change => busy.has(change.hook))), 'in-use');
@@ -233,16 +236,16 @@ export class Hooks implements LinkHost {
   }
 
   #prepare(changes: readonly Change[]): PreparedChange[] {
-    const wishes = changes.filter(({ programs }) => programs.length > 0);
-    const slots = this.#slots.make(
-      wishes.map(({ hook, programs }) => ({ target: hook.target, site: hook.site, programs })),
-    );
-    const next = new Map(wishes.map((change, i) => [change, slots[i]]));
-    return changes.map(change => ({
-      ...change,
-      next: next.get(change),
-      edits: siteEdits(change.hook, change.hook.slot, next.get(change)),
-    }));
+    const wishes: SlotWish[] = [];
+    for (const { hook, programs } of changes)
+      if (programs.length > 0) wishes.push({ target: hook.target, site: hook.site, programs });
+    const slots = this.#slots.make(wishes);
+    let made = 0;
+    return changes.map(change => {
+      const { hook, programs } = change;
+      const next = programs.length > 0 ? slots[made++] : undefined;
+      return { change, hook, programs, next, edits: siteEdits(hook, hook.slot, next) };
+    });
   }
 
   /** Puts the records that the text is to lead to in the table. */
@@ -279,10 +282,9 @@ export class Hooks implements LinkHost {
   }
 
   #readText(changes: readonly PreparedChange[]): PreparedText {
-    return PreparedText.read(
-      this.#stopper.process,
-      changes.flatMap(change => change.edits),
-    );
+    const edits: TextEdit[] = [];
+    for (const change of changes) for (const edit of change.edits) edits.push(edit);
+    return PreparedText.read(this.#stopper.process, edits);
   }
 
   /** The hooks in whose replaced bytes a thread will be when it returns from a signal handler. */

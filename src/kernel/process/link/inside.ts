@@ -5,7 +5,7 @@
 
 import type { StoppedThread } from '../../../process/process.js';
 import { R, setRegisters } from '../../../process/registers.js';
-import { type PatchSite, patchSize } from '../ftrace/patch_site.js';
+import { patchSize } from '../ftrace/patch_site.js';
 import { DISPLACED } from '../trampoline/slot.js';
 import type { Hook } from './hooks.js';
 import { siteAddress } from './site_edits.js';
@@ -28,26 +28,20 @@ export function insidePoints(
   for (const { hook, next } of changes) {
     if (hook.slot !== undefined || next === undefined) continue;
     const site = siteAddress(hook);
-    for (const { from, to } of boundaries(hook.site, site, next)) {
+    const add = (from: number, to: bigint): void => {
       const at = Number(site) + from;
       points.set(at, { hook, to });
       if (at < low) low = at;
       if (at >= high) high = at + 1;
-    }
+    };
+    const { kind, length, displaced } = hook.site;
+    // Nothing is lost of a nop sled: behind it.
+    if (kind === 'nop-sled') for (let from = 1; from < length; from++) add(from, site + BigInt(length));
+    else
+      for (const { from, to } of displaced.boundaries)
+        if (from > 0 && from < patchSize(hook.site)) add(from, next.address + BigInt(DISPLACED + to));
   }
   return { points, low, high };
-}
-
-function boundaries(site: PatchSite, address: bigint, slot: Slot): { from: number; to: bigint }[] {
-  // Nothing is lost of a nop sled: behind it.
-  if (site.kind === 'nop-sled')
-    return Array.from({ length: site.length - 1 }, (_, i) => ({
-      from: i + 1,
-      to: address + BigInt(site.length),
-    }));
-  return site.displaced.boundaries
-    .filter(({ from }) => from > 0 && from < patchSize(site))
-    .map(({ from, to }) => ({ from, to: slot.address + BigInt(DISPLACED + to) }));
 }
 
 /** Moves a thread that stands at one of the points. */
