@@ -51,15 +51,11 @@ export const MFD_CLOEXEC = 1;
 
 /** ptrace(2) requests, options and events (sys/ptrace.h). */
 export const PTRACE = {
-  PEEKTEXT: 1,
   POKETEXT: 4,
   CONT: 7,
-  KILL: 8,
   SINGLESTEP: 9,
   DETACH: 17,
   SETOPTIONS: 0x4200,
-  GETEVENTMSG: 0x4201,
-  GETSIGINFO: 0x4202,
   GETREGSET: 0x4204,
   SETREGSET: 0x4205,
   SEIZE: 0x4206,
@@ -74,7 +70,6 @@ export const PTRACE = {
   O_TRACEEXEC: 0x10,
   O_EXITKILL: 0x100000,
   EVENT_EXEC: 4,
-  EVENT_EXIT: 6,
   EVENT_STOP: 128,
 } as const;
 

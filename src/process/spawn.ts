@@ -9,7 +9,7 @@
 
 import { accessSync, closeSync, constants as fsConstants, openSync, readSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
-import { basename, delimiter, join } from 'node:path';
+import { delimiter, join } from 'node:path';
 import { ElfFile } from '../elf/file.js';
 import {
   callCode,
@@ -298,9 +298,4 @@ function execStopped(
     munmap(area, size);
     munmap(code, CODE_BYTES);
   }
-}
-
-/** The name by which people know a program: the last part of its path. */
-export function programName(path: string): string {
-  return basename(path);
 }
