@@ -114,7 +114,10 @@ export class Hooks implements LinkHost {
       const found = checkFunctions(
         elf,
         name,
-        indexes.map(i => ({ ...targets[i], address: targets[i].fileAddress })),
+        indexes.map(i => {
+          const { name: of, aliases, fileAddress: address, size } = targets[i];
+          return { name: of, aliases, address, size };
+        }),
       );
       for (const [k, i] of indexes.entries()) results[i] = found[k];
     }
