@@ -4,6 +4,7 @@
  */
 
 import { writeSync } from 'node:fs';
+import { sleepHere } from '../ffi/libc.js';
 
 function write(fd: number, text: string): void {
   const bytes = Buffer.from(text, 'utf8');
@@ -13,7 +14,7 @@ function write(fd: number, text: string): void {
     } catch (cause) {
       const { code } = cause as NodeJS.ErrnoException;
       // Somebody else made the pipe non-blocking: wait for its reader.
-      if (code === 'EAGAIN') Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
+      if (code === 'EAGAIN') sleepHere(1);
       // The reader is gone (`| head`): there is nobody to tell.
       else if (code === 'EPIPE') return;
       else throw cause;

@@ -215,3 +215,10 @@ export function callCode(address: bigint, ...args: (number | bigint)[]): bigint 
 export function addressOf(bytes: Uint8Array): bigint {
   return BigInt(koffi.address(bytes));
 }
+
+const sleeper = new Int32Array(new SharedArrayBuffer(4));
+
+/** Sleeps for so many milliseconds; nothing else of node runs meanwhile. */
+export function sleepHere(ms: number): void {
+  Atomics.wait(sleeper, 0, 0, ms);
+}

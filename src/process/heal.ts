@@ -12,10 +12,9 @@ import type { Mapping } from './mappings.js';
 import { pokeWords } from './poke.js';
 import type { TracedProcess } from './process.js';
 import { getExtendedState, R, type Registers } from './registers.js';
+import { RESTORER, SIGNAL_FRAME } from './signal_frame.js';
 
 const SYSCALL_RET = [0x0f, 0x05, 0xc3];
-/** `mov rax, 15; syscall`, as the C libraries have it. */
-const RESTORER = [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
 /** Of one mapping, so much is searched. */
 const MOST_SEARCHED = 4 << 20;
 
@@ -46,17 +45,6 @@ export function findGadgets(process: TracedProcess, mappings: readonly Mapping[]
   }
   return plain === undefined ? undefined : { syscall: plain };
 }
-
-/** Offsets in the frame. */
-const UCONTEXT = 8;
-const FLAGS = UCONTEXT;
-const STACK_FLAGS = UCONTEXT + 24;
-const GREGS = UCONTEXT + 40;
-const EFLAGS = GREGS + 17 * 8;
-const SEGMENTS = GREGS + 18 * 8;
-const VECTORS = GREGS + 23 * 8;
-const MASK = UCONTEXT + 296;
-const FRAME_BYTES = UCONTEXT + 304;
 
 /** The order of registers in the frame, up to rip. */
 const ORDER = [
@@ -122,21 +110,22 @@ export function writeHealingFrame(
   if (gadgets.restorer === undefined || !hasRoom(mappings, saved[R.rsp])) return undefined;
   const whole = getExtendedState(tid);
   const vectors = Buffer.from(whole.subarray(0, Math.min(whole.length, XSAVE_WITHOUT_TILES)));
-  const space = FRAME_BYTES + 64 + vectors.length + 8;
+  const space = SIGNAL_FRAME.size + 64 + vectors.length + 8;
   const frame = (saved[R.rsp] - RED_ZONE - BigInt(space)) & ~63n;
-  const vectorsAt = (frame + BigInt(FRAME_BYTES) + 63n) & ~63n;
+  const vectorsAt = (frame + BigInt(SIGNAL_FRAME.size) + 63n) & ~63n;
 
   const bytes = Buffer.alloc((Number(vectorsAt - frame) + vectors.length + 4 + 7) & ~7);
   const own = asRestarted(saved);
-  bytes.writeBigUInt64LE(gadgets.restorer, 0);
-  bytes.writeBigUInt64LE(UC_FLAGS, FLAGS);
-  bytes.writeUInt32LE(NO_STACK_MODE, STACK_FLAGS);
-  for (const [i, register] of ORDER.entries()) bytes.writeBigUInt64LE(own[register], GREGS + i * 8);
-  bytes.writeBigUInt64LE(own[R.eflags], EFLAGS);
-  bytes.writeUInt16LE(Number(own[R.cs]), SEGMENTS);
-  bytes.writeUInt16LE(Number(own[R.ss]), SEGMENTS + 6);
-  bytes.writeBigUInt64LE(vectorsAt, VECTORS);
-  bytes.set(mask, MASK);
+  bytes.writeBigUInt64LE(gadgets.restorer, SIGNAL_FRAME.restorer);
+  bytes.writeBigUInt64LE(UC_FLAGS, SIGNAL_FRAME.flags);
+  bytes.writeUInt32LE(NO_STACK_MODE, SIGNAL_FRAME.stackFlags);
+  for (const [i, register] of ORDER.entries())
+    bytes.writeBigUInt64LE(own[register], SIGNAL_FRAME.registers + i * 8);
+  bytes.writeBigUInt64LE(own[R.eflags], SIGNAL_FRAME.eflags);
+  bytes.writeUInt16LE(Number(own[R.cs]), SIGNAL_FRAME.segments);
+  bytes.writeUInt16LE(Number(own[R.ss]), SIGNAL_FRAME.segments + 6);
+  bytes.writeBigUInt64LE(vectorsAt, SIGNAL_FRAME.vectors);
+  bytes.set(mask, SIGNAL_FRAME.mask);
   const features = vectors.readBigUInt64LE(SW_RESERVED) & FEATURES_WITHOUT_TILES;
   vectors.fill(0, SW_RESERVED, SW_RESERVED + 48);
   vectors.writeUInt32LE(MAGIC1, SW_RESERVED);

@@ -3,7 +3,7 @@
  * patch sites, which are the machine's business.
  */
 
-import { readlinkSync, statSync } from 'node:fs';
+import { statSync } from 'node:fs';
 import { basename } from 'node:path';
 import { ElfFile } from '../elf/file.js';
 import { PF_X } from '../elf/format.js';
@@ -119,13 +119,4 @@ export function readModules(
     modules.push(module);
   }
   return { modules, unreadable };
-}
-
-/** The path of the program that process `pid` runs; `undefined` where it is gone or not ours to see. */
-export function programPath(pid: number): string | undefined {
-  try {
-    return readlinkSync(`/proc/${pid}/exe`);
-  } catch {
-    return undefined;
-  }
 }

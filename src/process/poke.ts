@@ -4,20 +4,18 @@
  * part again.
  */
 
-import { addressOf, callCode, MAP, mmap, PROT, PTRACE, SYS, systemCall, viewMemory } from '../ffi/libc.js';
-import { Assembler, mem, r10, r12, r13, r14, rax, rdi, rdx, rsi } from '../x86/assembler.js';
+import { addressOf, callCode, PTRACE } from '../ffi/libc.js';
+import { type Assembler, mem, r10, r12, r13, r14, rax, rdi, rdx, rsi } from '../x86/assembler.js';
+import { ownCode } from './own_code.js';
 
 const SYS_PTRACE = 101;
-const CODE_BYTES = 4096;
 /** A pair { u64 address, u64 word }. */
 const PAIR = 16;
 
 let code: bigint | undefined;
 
 /** rdi = thread, rsi = pairs, rdx = how many; returns how many were written before one failed. */
-function pokeLoop(): bigint {
-  if (code !== undefined) return code;
-  const a = new Assembler();
+function emitPokeLoop(a: Assembler): void {
   const done = a.label();
   for (const reg of [r12, r13, r14]) a.push(reg);
   a.mov(r12, rdi);
@@ -46,10 +44,6 @@ function pokeLoop(): bigint {
   a.shr(rax, 4);
   for (const reg of [r14, r13, r12]) a.pop(reg);
   a.ret();
-  code = mmap(0n, CODE_BYTES, PROT.READ | PROT.WRITE, MAP.PRIVATE | MAP.ANONYMOUS, -1, 0);
-  new Uint8Array(viewMemory(code, CODE_BYTES)).set(a.finish(code));
-  systemCall('mprotect', SYS.mprotect, code, CODE_BYTES, PROT.READ | PROT.EXEC);
-  return code;
 }
 
 /**
@@ -59,5 +53,6 @@ function pokeLoop(): bigint {
 export function pokeWords(tid: number, pairs: BigUint64Array): number {
   if (pairs.length === 0) return 0;
   const bytes = new Uint8Array(pairs.buffer, pairs.byteOffset, pairs.byteLength);
-  return Number(callCode(pokeLoop(), tid, addressOf(bytes), pairs.length / 2));
+  code ??= ownCode(emitPokeLoop);
+  return Number(callCode(code, tid, addressOf(bytes), pairs.length / 2));
 }

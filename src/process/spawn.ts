@@ -24,7 +24,8 @@ import {
   waitpid,
 } from '../ffi/libc.js';
 import { BpfError, errnoName } from '../kernel/errno.js';
-import { Assembler, mem, r8, r10, r12, rax, rdi, rdx, rsi } from '../x86/assembler.js';
+import { type Assembler, mem, r8, r10, r12, rax, rdi, rdx, rsi } from '../x86/assembler.js';
+import { ownCode } from './own_code.js';
 import { TracedProcess } from './process.js';
 
 const SYS_RT_SIGACTION = 13;
@@ -65,7 +66,7 @@ const CALL = {
   size: 96,
 };
 const STACK_BYTES = 16384;
-const CODE_BYTES = 4096;
+let startCode: bigint | undefined;
 
 /** The code behind `startChild`: rdi = the shared words, rsi = top of the child's stack; returns the pid or -errno. */
 function emitStart(a: Assembler): void {
@@ -252,7 +253,6 @@ function execStopped(
   const size = (used + STACK_BYTES + 4095) & ~4095;
 
   const area = mmap(0n, size, PROT.READ | PROT.WRITE, MAP.PRIVATE | MAP.ANONYMOUS, -1, 0);
-  const code = mmap(0n, CODE_BYTES, PROT.READ | PROT.WRITE, MAP.PRIVATE | MAP.ANONYMOUS, -1, 0);
   try {
     const buffer = viewMemory(area, size);
     const bytes = new Uint8Array(buffer);
@@ -273,13 +273,9 @@ function execStopped(
     view.setBigUint64(CALL.all, 0xffff_ffff_ffff_ffffn, true);
     view.setInt32(CALL.stdout, stdout ?? -1, true);
 
-    const a = new Assembler();
-    emitStart(a);
-    new Uint8Array(viewMemory(code, CODE_BYTES)).set(a.finish(code));
-    systemCall('mprotect', SYS.mprotect, code, CODE_BYTES, PROT.READ | PROT.EXEC);
-
+    startCode ??= ownCode(emitStart);
     const stackTop = (area + BigInt(size)) & ~15n;
-    const pid = Number(BigInt.asIntN(64, callCode(code, area, stackTop)));
+    const pid = Number(BigInt.asIntN(64, callCode(startCode, area, stackTop)));
     if (pid < 0)
       throw new BpfError('EAGAIN', `could not start a process for ${path}: clone failed with errno ${-pid}`);
     const child = new TracedProcess(pid, true);
@@ -296,6 +292,5 @@ function execStopped(
     return child;
   } finally {
     munmap(area, size);
-    munmap(code, CODE_BYTES);
   }
 }

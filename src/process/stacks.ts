@@ -5,23 +5,12 @@
 
 import type { StoppedThread, TracedProcess } from './process.js';
 import { R } from './registers.js';
+import { RESTORER, SHORT_RESTORER, SIGNAL_FRAME } from './signal_frame.js';
 
 /** Stacks in use are far smaller; one that is larger can't be told to be free of anything. */
 const MOST_STACK = 32 << 20;
 const PIECE = 1 << 20;
 const TWO_32 = 2 ** 32;
-
-/**
- * The kernel's `struct rt_sigframe` on x86-64: the handler's return address (the restorer), then a ucontext_t. From the
- * restorer's word to the saved rip: 8 + offsetof(ucontext_t, uc_mcontext.gregs[REG_RIP]).
- */
-const RESTORER_TO_RIP = 8 + 40 + 16 * 8;
-/** What a restorer does: rt_sigreturn, number 15, as `mov rax, 15` or `mov eax, 15`, then `syscall`. */
-const RESTORERS: readonly (readonly number[])[] = [
-  [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05],
-  [0xb8, 0x0f, 0, 0, 0, 0x0f, 0x05],
-];
-const LONGEST_RESTORER = 9;
 
 /**
  * Whether `hit` is true of an address in [`low`, `high`) at which the thread is, or will be when a signal handler on
@@ -70,9 +59,11 @@ export function forEachSavedRip(
 
 /** Whether the word at `at` is the rip in a signal handler's frame. */
 function isSavedRip(process: TracedProcess, at: bigint): boolean {
-  const word = process.readMapped(at - BigInt(RESTORER_TO_RIP), 8);
+  const word = process.readMapped(at - BigInt(SIGNAL_FRAME.rip), 8);
   if (word.length < 8) return false;
   const restorer = new DataView(word.buffer, word.byteOffset).getBigUint64(0, true);
-  const code = process.readMapped(restorer, LONGEST_RESTORER);
-  return RESTORERS.some(bytes => bytes.length <= code.length && bytes.every((byte, i) => code[i] === byte));
+  const code = process.readMapped(restorer, RESTORER.length);
+  return [RESTORER, SHORT_RESTORER].some(
+    bytes => bytes.length <= code.length && bytes.every((byte, i) => code[i] === byte),
+  );
 }

@@ -16,14 +16,12 @@ import type { Arena, Block } from './region/arena.js';
 import type { CodeBlock, CodeRegion } from './region/code_region.js';
 import type { Targets } from './targets.js';
 import { emitNotice, NOTICE, NOTICE_WAIT_NS } from './trampoline/notify.js';
-import { writeBranch, writeDisplaced } from './trampoline/slot.js';
+import { JMP, JMP_LENGTH, writeBranch, writeDisplaced } from './trampoline/slot.js';
 
 /** What the dynamic linkers call it: glibc, and musl. */
 const STATE_FUNCTIONS: ReadonlySet<string> = new Set(['_dl_debug_state', 'dl_debug_state']);
 /** A static program has no linker; it has chosen its IFUNCs when it calls this, before its constructors and main. */
 const STATIC_INIT: ReadonlySet<string> = new Set(['_init']);
-const JMP = 0xe9;
-const JMP_LENGTH = 5;
 const NOTICE_ROOM = 512;
 /** How long one wait of ours lasts at most; it is woken at every notice. */
 const WATCH_MS = 1000;

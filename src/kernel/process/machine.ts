@@ -3,6 +3,7 @@
  * memory, maps, programs, hooks, the loader notice) and takes all of it away again.
  */
 
+import { sleepHere } from '../../ffi/libc.js';
 import type { TracedProcess } from '../../process/process.js';
 import type { SelectorSet } from '../../process/symbols/selector.js';
 import { Assembler } from '../../x86/assembler.js';
@@ -214,11 +215,6 @@ export class ProcessKernel implements Kernel {
     return this.#targets.modules.map(m => m.name);
   }
 
-  /** Files that are mapped as code but can't be read, and why. */
-  unreadable(): readonly { path: string; why: string }[] {
-    return this.#targets.unreadable;
-  }
-
   /** Detaches every link, gives the linker its bytes back and unmaps what is ours, if no thread is in it. */
   close(): void {
     if (this.#closed) return;
@@ -235,7 +231,7 @@ export class ProcessKernel implements Kernel {
         return this.#unmapIfQuiet(stop);
       }).value;
       for (let tries = 0; !quiet && tries < LEAVE_TRIES; tries++) {
-        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LEAVE_WAIT_MS << tries);
+        sleepHere(LEAVE_WAIT_MS << tries);
         quiet = this.#stopper.during(stop => this.#unmapIfQuiet(stop)).value;
       }
     } catch (cause) {

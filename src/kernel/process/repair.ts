@@ -14,11 +14,9 @@ import { isQuiet } from './quiet.js';
 import { REGION_NAME } from './region/region.js';
 import { stepBack } from './step_back.js';
 import type { Stopper } from './stopper.js';
+import { CALL, JMP, JMP_LENGTH } from './trampoline/slot.js';
 
-const CALL = 0xe8;
-const JMP = 0xe9;
 const JMP_SHORT = 0xeb;
-const BRANCH_LENGTH = 5;
 const SHORT_LENGTH = 2;
 const NOP = 0x90;
 /** The longest nop sled that is rewritten behind its call. */
@@ -109,9 +107,9 @@ function patchAt(
   base: bigint,
   code: readonly Mapping[],
 ): { from: number; to: number; island?: number } | undefined {
-  for (let from = Math.max(0, at - BRANCH_LENGTH + 1); from <= at; from++) {
+  for (let from = Math.max(0, at - JMP_LENGTH + 1); from <= at; from++) {
     if (!leadsInto(now, from, base, code)) continue;
-    let to = from + BRANCH_LENGTH;
+    let to = from + JMP_LENGTH;
     while (to < from + MOST_SLED && now[to] === NOP && file[to] !== NOP) to++;
     return { from, to };
   }
@@ -125,7 +123,7 @@ function patchAt(
 }
 
 function leadsInto(text: Buffer, at: number, base: bigint, code: readonly Mapping[]): boolean {
-  if (at + BRANCH_LENGTH > text.length || (text[at] !== JMP && text[at] !== CALL)) return false;
-  const target = base + BigInt(at + BRANCH_LENGTH + text.readInt32LE(at + 1));
+  if (at + JMP_LENGTH > text.length || (text[at] !== JMP && text[at] !== CALL)) return false;
+  const target = base + BigInt(at + JMP_LENGTH + text.readInt32LE(at + 1));
   return code.some(m => target >= m.start && target < m.end);
 }

@@ -4,7 +4,6 @@
  */
 
 import { constants } from 'node:os';
-import { programPath } from '../../process/image.js';
 import { type ExitStatus, openProcess, programIdentity, type TracedProcess } from '../../process/process.js';
 import { type SpawnOptions, spawnStopped } from '../../process/spawn.js';
 import { preloadDecoder } from '../../x86/decoder.js';
@@ -208,10 +207,5 @@ export class Session {
     this.#over = true;
     clearInterval(this.#timer);
     globalThis.process.off('SIGCHLD', this.#onChild);
-  }
-
-  /** Path of the program that runs now. */
-  get program(): string | undefined {
-    return programPath(this.process.task);
   }
 }

@@ -5,7 +5,6 @@
 
 import type { ElfFile } from '../../elf/file.js';
 import { R_X86_64_RELATIVE } from '../../elf/format.js';
-import { frameRanges } from '../../elf/frames.js';
 import { type Module, readModules, type UnreadableModule } from '../../process/image.js';
 import { readMappings } from '../../process/mappings.js';
 import type { TracedProcess } from '../../process/process.js';
@@ -180,7 +179,7 @@ export class Targets {
     const home = this.moduleAt(address);
     if (home === undefined) return { ...target, unresolved: this.#inVdso(address) ? IN_ANOTHER : UNRESOLVED };
     const fileAddress = Number(address - home.bias);
-    const size = functionSize(home, fileAddress);
+    const size = sitesOf(home.elf, home.name).sizeAt(fileAddress);
     if (size === undefined) return { ...target, unresolved: UNRESOLVED };
     const { unresolved: _, ...rest } = target;
     return { ...rest, address, size, owner: home, fileAddress };
@@ -193,19 +192,6 @@ export class Targets {
   }
 }
 
-/** Size of the function that starts at a file address, by its symbol or its unwind frame; `undefined` where neither starts there. */
-function functionSize(module: Module, fileAddress: number): number | undefined {
-  const known = sitesOf(module.elf, module.name).functionAt(fileAddress);
-  if (known !== undefined) return known.size;
-  let frames = frameSizes.get(module.elf);
-  if (frames === undefined) {
-    frames = new Map(frameRanges(module.elf).map(f => [f.start, f.size]));
-    frameSizes.set(module.elf, frames);
-  }
-  return frames.get(fileAddress);
-}
-
-const frameSizes = new WeakMap<ElfFile, Map<number, number>>();
 const ownSlots = new WeakMap<ElfFile, Map<number, number>>();
 const namedSlots = new WeakMap<ElfFile, Map<string, number>>();
 

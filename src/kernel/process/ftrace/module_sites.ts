@@ -13,6 +13,7 @@ import {
   SHT_PROGBITS,
 } from '../../../elf/format.js';
 import { frameRanges } from '../../../elf/frames.js';
+import { lastStartingAtOrBefore } from '../../../elf/ranges.js';
 import { functionsOf, type ModuleFunction } from '../../../process/symbols/functions.js';
 import { findPatchSites } from './find_patch_sites.js';
 import type { ModuleCode, PatchSite, Refusal } from './patch_site.js';
@@ -69,6 +70,16 @@ export class ModuleSites {
   hasSymbol(name: string): boolean {
     this.prepare();
     return this.#symbols!.has(name);
+  }
+
+  /** Size of the function that starts at a file address, by its symbol or its unwind frame; `undefined` where neither does. */
+  sizeAt(address: number): number | undefined {
+    this.prepare();
+    const known = this.functionAt(address);
+    if (known !== undefined) return known.size;
+    const { frames } = this.#code!;
+    const frame = frames[lastStartingAtOrBefore(frames, address, f => f.start)];
+    return frame?.start === address ? frame.size : undefined;
   }
 
   /** The patch site of each function (file addresses), or why it has none; in the order given. */

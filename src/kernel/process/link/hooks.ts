@@ -3,6 +3,7 @@
  * that its text leads to. Everything is computed while the process runs; one stop maps, checks and writes.
  */
 
+import { sleepHere } from '../../../ffi/libc.js';
 import type { Module } from '../../../process/image.js';
 import { R } from '../../../process/registers.js';
 import { goesOnAt } from '../../../process/stacks.js';
@@ -226,7 +227,7 @@ export class Hooks implements LinkHost {
           this.#commit(rest);
           return { done: rest.map(({ change }) => change), pauseMs };
         }
-        if (tries < BUSY_TRIES) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, BUSY_WAIT_MS);
+        if (tries < BUSY_TRIES) sleepHere(BUSY_WAIT_MS);
         else text = without(new Set(rest.filter(change => busy.has(change.hook))), 'in-use');
       }
     } finally {

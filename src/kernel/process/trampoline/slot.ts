@@ -15,10 +15,10 @@ import { ISLAND_SIZE, type PatchSite, placeDisplaced, SHORT_PATCH_SIZE } from '.
 import { RECORD } from '../kfunc_md/record.js';
 import { CALL_LENGTH } from './global.js';
 
-const CALL = 0xe8;
-const JMP = 0xe9;
+export const CALL = 0xe8;
+export const JMP = 0xe9;
 const JMP_SHORT = 0xeb;
-const JMP_LENGTH = 5;
+export const JMP_LENGTH = 5;
 /** Where a slot's displaced instructions begin. */
 export const DISPLACED = RECORD.size + CALL_LENGTH;
 
