@@ -178,9 +178,12 @@ describe.skipIf(lacking)('environment', () => {
 
 describe.skipIf(lacking)('terminal', () => {
   const noScript = missingCommand('script', 'stty', 'sh');
-  /** Runs a shell line on a new terminal of 91 columns; what the terminal shows. */
+  /**
+   * Runs a command line on a new terminal of 91 columns; what the terminal shows. The shell execs it: dash would wait
+   * and make every Ctrl-C a status of 130, whatever the command's own is.
+   */
   const onTerminal = (line: string) =>
-    new Running('script', ['-qec', `stty cols 91 rows 17; ${line}`, '/dev/null'], {
+    new Running('script', ['-qec', `stty cols 91 rows 17; exec ${line}`, '/dev/null'], {
       keepInput: true,
       timeoutMs: 40_000,
     });
