@@ -18,7 +18,10 @@ const PACKAGES = [
     commands: ['nm', 'strip', 'objcopy', 'readelf'],
     used: 'symbols and stripped programs',
   },
-  { name: 'clang-19', commands: ['clang-19'], used: 'programs compiled by clang' },
+  { name: 'clang-19', commands: ['clang-19'], used: 'programs and BPF objects compiled by clang' },
+  { name: 'llvm-19', commands: ['llvm-objdump-19', 'llvm-mc-19'], used: 'an independent disassembler of BPF' },
+  { name: 'libbpf-dev', files: ['/usr/include/bpf/bpf_helpers.h'], used: 'BPF programs in C, the examples' },
+  { name: 'pahole', commands: ['pahole'], used: 'types made from debug information' },
   { name: 'musl-tools', commands: ['musl-gcc'], used: 'musl programs' },
   { name: 'gdb', commands: ['gdb'], used: 'the independent count of calls' },
   { name: 'sqlite3', commands: ['sqlite3'], used: 'whole programs' },
@@ -30,7 +33,8 @@ const PACKAGES = [
 ];
 
 const onPath = command => process.env.PATH.split(delimiter).some(folder => existsSync(join(folder, command)));
-const missing = () => PACKAGES.filter(({ commands }) => !commands.every(onPath));
+const missing = () =>
+  PACKAGES.filter(({ commands = [], files = [] }) => !commands.every(onPath) || !files.every(existsSync));
 
 function installPackages() {
   const wanted = missing();
