@@ -19,7 +19,11 @@ const PACKAGES = [
     used: 'symbols and stripped programs',
   },
   { name: 'clang-19', commands: ['clang-19'], used: 'programs and BPF objects compiled by clang' },
-  { name: 'llvm-19', commands: ['llvm-objdump-19', 'llvm-mc-19'], used: 'an independent disassembler of BPF' },
+  {
+    name: 'llvm-19',
+    commands: ['llvm-objdump-19', 'llvm-mc-19'],
+    used: 'an independent disassembler of BPF',
+  },
   { name: 'libbpf-dev', files: ['/usr/include/bpf/bpf_helpers.h'], used: 'BPF programs in C, the examples' },
   { name: 'pahole', commands: ['pahole'], used: 'types made from debug information' },
   { name: 'musl-tools', commands: ['musl-gcc'], used: 'musl programs' },
