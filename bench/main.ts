@@ -1,15 +1,25 @@
 /**
- * `npm run bench`: prints what a traced call costs beside its peers, and what attaching costs. `--json` for programs.
+ * `npm run bench`: prints what a traced call costs beside its peers, and what attaching costs. `-- ringbuf`: what a ring
+ * buffer carries. `--json` for programs.
  */
 
 import { attachTime } from './attach_time.js';
 import { callCost } from './call_cost.js';
+import { printRingbuf, ringbufRates } from './ringbuf.js';
 
 const say = (text: string): void => {
   if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`);
 };
 
 const percent = (share: number): string => `${(share * 100).toFixed(0)}%`;
+
+if (process.argv.includes('ringbuf')) {
+  const rows = await ringbufRates(say);
+  if (process.stderr.isTTY) process.stderr.write('\r\x1b[K');
+  if (process.argv.includes('--json')) console.log(JSON.stringify({ ringbuf: rows }));
+  else printRingbuf(rows);
+  process.exit(0);
+}
 
 const calls = await callCost(say);
 const attach = await attachTime(say);

@@ -23,6 +23,7 @@ export type {
 } from './kernel/kernel.js';
 export { ProcessKernel } from './kernel/process/machine.js';
 export { Session, type SessionEnd, type SessionTool } from './kernel/process/session.js';
+export * from './libbpf/index.js';
 export { openProcess, type TracedProcess } from './process/process.js';
 export { spawnStopped } from './process/spawn.js';
 export { SelectorSet } from './process/symbols/selector.js';

@@ -12,6 +12,7 @@ import {
   type BpfInsn,
   CALL,
   CLASS,
+  JCOND,
   JMP,
   loadImmediate64,
   MODE,
@@ -80,6 +81,8 @@ interface PendingJump {
   readonly index: number;
   readonly slot: number;
   readonly label: ProgramLabel;
+  /** where the distance goes */
+  readonly field: 'offset' | 'imm' | 'imm64';
 }
 
 /** Collects instructions; every method returns the builder. */
@@ -278,6 +281,14 @@ export class ProgramBuilder {
   atomicFetchXor(size: 4 | 8, dst: Register, offset: number, src: Register): this {
     return this.atomic(size, ALU.XOR | ATOMIC.FETCH, dst, offset, src);
   }
+  /** `dst = *(size *)(src + offset)`, before every later access. */
+  loadAcquire(size: AccessSize, dst: Register, src: Register, offset = 0): this {
+    return this.ordered(size, ATOMIC.LOAD_ACQ, dst, offset, src);
+  }
+  /** `*(size *)(dst + offset) = src`, after every earlier access. */
+  storeRelease(size: AccessSize, dst: Register, offset: number, src: Register): this {
+    return this.ordered(size, ATOMIC.STORE_REL, dst, offset, src);
+  }
   /** Swaps `src` with memory. */
   atomicXchg(size: 4 | 8, dst: Register, offset: number, src: Register): this {
     return this.atomic(size, ATOMIC.XCHG, dst, offset, src);
@@ -312,8 +323,37 @@ export class ProgramBuilder {
   }
 
   goto(label: ProgramLabel): this {
-    this.pend(label);
+    this.pend(label, 'offset');
     return this.emit(this.insn(CLASS.JMP | JMP.JA, 0, 0, 0, 0));
+  }
+
+  /** The same, with a distance of 32 bits. */
+  gotol(label: ProgramLabel): this {
+    this.pend(label, 'imm');
+    return this.emit(this.insn(CLASS.JMP32 | JMP.JA, 0, 0, 0, 0));
+  }
+
+  /** Goes on, or to `label` once it went on often enough. */
+  mayGoto(label: ProgramLabel): this {
+    this.pend(label, 'offset');
+    return this.emit(this.insn(CLASS.JMP | JMP.JCOND, 0, JCOND.MAY_GOTO, 0, 0));
+  }
+
+  /** Calls the subprogram that begins at `label`. */
+  callSubprogram(label: ProgramLabel): this {
+    this.pend(label, 'imm');
+    return this.emit(this.insn(CLASS.JMP | JMP.CALL, 0, CALL.SUBPROGRAM, 0, 0));
+  }
+
+  /** Calls kernel function `id`. */
+  callKfunc(id: number): this {
+    return this.emit(this.insn(CLASS.JMP | JMP.CALL, 0, CALL.KFUNC, 0, id));
+  }
+
+  /** Loads the address of the subprogram that begins at `label`, for a helper that calls it back. */
+  ldFunction(dst: Register, label: ProgramLabel): this {
+    this.pend(label, 'imm64');
+    return this.emit(loadImmediate64(dst.number, PSEUDO.FUNC, 0n));
   }
 
   /** Calls a helper by number. */
@@ -331,9 +371,15 @@ export class ProgramBuilder {
    */
   build(): BpfInsn[] {
     const insns = [...this.insns];
-    for (const { index, slot, label } of this.jumps) {
+    for (const { index, slot, label, field } of this.jumps) {
       if (label.slot < 0) throw new RangeError('a BPF program jumps to a label that was never bound');
-      insns[index] = { ...(insns[index] as BpfInsn), offset: label.slot - slot - 1 };
+      const insn = insns[index] as BpfInsn;
+      const distance = label.slot - slot - 1;
+      // The high half of a function's address is no part of the distance.
+      insns[index] =
+        field === 'imm64'
+          ? loadImmediate64(insn.dst, insn.src, BigInt.asUintN(32, BigInt(distance)))
+          : { ...insn, [field]: distance };
     }
     if (insns.length === 0) throw new BpfError('EINVAL', 'a BPF program needs at least one instruction');
     encodeProgram(insns);
@@ -350,16 +396,20 @@ export class ProgramBuilder {
       : this.emit(this.insn(cls | code | SOURCE.X, dst.number, src.number, offset, 0));
   }
 
+  private ordered(size: AccessSize, code: number, dst: Register, offset: number, src: Register): this {
+    return this.emit(this.insn(CLASS.STX | MODE.ATOMIC | SIZES[size], dst.number, src.number, offset, code));
+  }
+
   private atomic(size: 4 | 8, code: number, dst: Register, offset: number, src: Register): this {
     return this.emit(this.insn(CLASS.STX | MODE.ATOMIC | SIZES[size], dst.number, src.number, offset, code));
   }
 
   private branch(cls: number, condition: Condition, dst: Register, src: Operand, label: ProgramLabel): this {
-    this.pend(label);
+    this.pend(label, 'offset');
     return this.alu(cls, JUMPS[condition], dst, src);
   }
 
-  private pend(label: ProgramLabel): void {
-    this.jumps.push({ index: this.insns.length, slot: this.slots, label });
+  private pend(label: ProgramLabel, field: PendingJump['field']): void {
+    this.jumps.push({ index: this.insns.length, slot: this.slots, label, field });
   }
 }

@@ -53,6 +53,8 @@ export const JMP = {
   JLE: 0xb0,
   JSLT: 0xc0,
   JSLE: 0xd0,
+  /** goes on or jumps as a bound that the program can't see allows; `src` says which kind (`JCOND`) */
+  JCOND: 0xe0,
 } as const;
 export const CODE_MASK = 0xf0;
 
@@ -65,7 +67,23 @@ export const MODE = { IMM: 0x00, ABS: 0x20, IND: 0x40, MEM: 0x60, MEMSX: 0x80, A
 export const MODE_MASK = 0xe0;
 
 /** What `imm` of an atomic instruction holds, besides an ALU code. */
-export const ATOMIC = { FETCH: 0x01, XCHG: 0xe1, CMPXCHG: 0xf1 } as const;
+export const ATOMIC = {
+  FETCH: 0x01,
+  XCHG: 0xe1,
+  CMPXCHG: 0xf1,
+  /** a load that later accesses do not overtake, and a store that does not overtake earlier ones */
+  LOAD_ACQ: 0x100,
+  STORE_REL: 0x110,
+} as const;
+
+/** `src` of a conditional pseudo jump (linux/bpf.h). */
+export const JCOND = { MAY_GOTO: 0 } as const;
+
+/** `offset` of a 64-bit register move that casts between address spaces: of arenas, which a process has none of. */
+export const ADDRESS_SPACE_CAST = 1;
+
+/** How often `may_goto` goes on in one frame before it jumps, and how far a numbers iterator goes (BPF_MAX_LOOPS). */
+export const MAX_LOOPS = 8 * 1024 * 1024;
 
 /** `src` of the 16-byte load (linux/bpf.h): what its 64-bit immediate stands for. */
 export const PSEUDO = {
@@ -110,6 +128,12 @@ export const REGISTERS = 11;
 
 /** Bytes below the frame pointer that a program may use (MAX_BPF_STACK). */
 export const STACK_SIZE = 512;
+
+/** Frames that calls of subprograms may make, the main program's included (MAX_CALL_FRAMES). */
+export const CALL_FRAMES = 8;
+
+/** Tail calls that follow one another at most (MAX_TAIL_CALL_CNT); a further one is not made. */
+export const TAIL_CALLS = 33;
 
 /** One instruction. The 16-byte load of a 64-bit immediate is one of these too; it takes two slots. */
 export interface BpfInsn {

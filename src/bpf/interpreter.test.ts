@@ -159,6 +159,36 @@ describe('jumps', () => {
       expect(taken(condition, 5n, 5n)).toBe(false);
   });
 
+  test('a program that calls deeper than eight frames is stopped', () => {
+    const p = new ProgramBuilder();
+    const f = p.label();
+    const insns = p.mov(R0, 0).bind(f).callSubprogram(f).exit().build();
+    const memory: BpfMemory = { load: () => 0n, store: () => undefined };
+    expect(() => interpret(insns, { memory, context: 0n, framePointer: 0n })).toThrow('deeper than 8 frames');
+  });
+
+  test('each function has the 512 bytes below its caller', () => {
+    const p = new ProgramBuilder();
+    const f = p.label();
+    const insns = p.callSubprogram(f).sub(R0, R10).exit().bind(f).mov(R0, R10).exit().build();
+    const memory: BpfMemory = { load: () => 0n, store: () => undefined };
+    const result = interpret(insns, { memory, context: 0n, framePointer: 0x10000n });
+    expect(BigInt.asIntN(64, result)).toBe(-512n);
+  });
+
+  test('a probe of memory that is not there gives zero, and only a probe', () => {
+    const memory: BpfMemory = {
+      load() {
+        throw new RangeError('nothing there');
+      },
+      store: () => undefined,
+    };
+    const insns = new ProgramBuilder().mov(R0, 7).load(8, R0, R1).exit().build();
+    const env = { memory, context: 0n, framePointer: 0n };
+    expect(interpret(insns, { ...env, probeLoads: Uint8Array.of(0, 1, 0) })).toBe(0n);
+    expect(() => interpret(insns, env)).toThrow('nothing there');
+  });
+
   test('a program that does not end is stopped', () => {
     const p = new ProgramBuilder();
     const again = p.label();

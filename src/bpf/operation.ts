@@ -6,6 +6,7 @@
 
 import { BpfError } from '../kernel/errno.js';
 import {
+  ADDRESS_SPACE_CAST,
   ALU,
   ATOMIC,
   type BpfInsn,
@@ -13,6 +14,7 @@ import {
   CLASS,
   CLASS_MASK,
   CODE_MASK,
+  JCOND,
   JMP,
   LD_IMM64,
   MODE,
@@ -57,8 +59,20 @@ export type Operation =
   | { readonly kind: 'movsx'; readonly width: Width; readonly bits: 8 | 16 | 32 }
   | { readonly kind: 'neg'; readonly width: Width }
   | { readonly kind: 'swap'; readonly name: SwapName; readonly bits: 16 | 32 | 64 }
-  | { readonly kind: 'load'; readonly size: AccessSize; readonly signed: boolean }
-  | { readonly kind: 'store'; readonly size: AccessSize; readonly immediate: boolean }
+  /** `ordered`: with acquire semantics */
+  | {
+      readonly kind: 'load';
+      readonly size: AccessSize;
+      readonly signed: boolean;
+      readonly ordered?: true;
+    }
+  /** `ordered`: with release semantics */
+  | {
+      readonly kind: 'store';
+      readonly size: AccessSize;
+      readonly immediate: boolean;
+      readonly ordered?: true;
+    }
   /** xchg and cmpxchg always fetch */
   | { readonly kind: 'atomic'; readonly name: AtomicName; readonly size: 4 | 8; readonly fetch: boolean }
   | { readonly kind: 'loadImmediate' }
@@ -70,6 +84,8 @@ export type Operation =
       readonly width: Width;
       readonly immediate: boolean;
     }
+  /** goes on, or jumps to `offset` once it went on `MAX_LOOPS` times: no loop around it is endless */
+  | { readonly kind: 'mayGoto' }
   /** `distance`: slots from the next instruction; from `offset`, or from `imm` in the long form */
   | { readonly kind: 'goto'; readonly distance: number; readonly long: boolean }
   | { readonly kind: 'call'; readonly target: 'helper' | 'subprogram' | 'kfunc' }
@@ -168,6 +184,9 @@ function readAlu(insn: BpfInsn, width: Width): Operation | string {
         { kind: 'movsx', width, bits: insn.offset },
       );
     }
+    if (!immediate && width === 64 && insn.offset === ADDRESS_SPACE_CAST) {
+      return 'addr_space_cast is for arenas, and a process has none';
+    }
     return withFields(insn, 'BPF_MOV', fields, { kind: 'mov', width, immediate });
   }
   let name = BINARY[code];
@@ -203,6 +222,10 @@ function readJump(insn: BpfInsn, width: Width): Operation | string {
       const fields = { src: true, imm: true, offset: target === 'kfunc' };
       return withFields(insn, 'BPF_CALL', fields, { kind: 'call', target });
     }
+    case JMP.JCOND:
+      if (!immediate || width === 32) return unknown(insn);
+      if (insn.src !== JCOND.MAY_GOTO) return 'BPF_JCOND uses reserved fields';
+      return withFields(insn, 'BPF_JCOND', { offset: true }, { kind: 'mayGoto' });
     case JMP.EXIT:
       if (!immediate || width === 32) return unknown(insn);
       return withFields(insn, 'BPF_EXIT', {}, { kind: 'exit' });
@@ -216,6 +239,8 @@ function readJump(insn: BpfInsn, width: Width): Operation | string {
 }
 
 function readAtomic(insn: BpfInsn, size: AccessSize): Operation | string {
+  if (insn.imm === ATOMIC.LOAD_ACQ) return { kind: 'load', size, signed: false, ordered: true };
+  if (insn.imm === ATOMIC.STORE_REL) return { kind: 'store', size, immediate: false, ordered: true };
   if (size !== 4 && size !== 8) return unknown(insn);
   const used = { dst: true, src: true, offset: true, imm: true };
   if (insn.imm === ATOMIC.XCHG) {

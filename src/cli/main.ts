@@ -1,18 +1,27 @@
 /**
- * The command line: subcommands and their options. What each does is in its own file.
+ * The command line: subcommands and their options. What each does is in its own file, loaded where others are not to
+ * wait for it.
  */
 
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { type CountOptions, count } from './count.js';
 import { demo } from './demo.js';
+import type { DumpOptions } from './dump.js';
 import { type ListOptions, list } from './list.js';
-import { EXIT_USAGE, positiveInteger, seconds, splitCommand, tell, whatToTrace } from './options.js';
+import { collect, EXIT_USAGE, positiveInteger, seconds, splitCommand, tell, whatToTrace } from './options.js';
 import { note, print, printError } from './output.js';
+import type { RunOptions } from './run.js';
 
 const SELECTORS = `
 A selector is [MODULE:]FUNCTION, both globs (* ? [a-z]). MODULE is a file's name with or without
 .so and version (libcrypto:EVP_*); without it the main program is meant. !SELECTOR excludes.`;
+
+const SECTIONS = `
+Sections: fentry, fexit, fmod_ret, fsession, each also with .multi and .s, then /SELECTOR[,SELECTOR...]:
+SEC("fentry.multi/libc:malloc,libc:calloc"). A selector is [MODULE:]FUNCTION as for count.
+
+The exit status is the command's; 1 where something failed, 2 for bad usage.`;
 
 function version(): string {
   const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
@@ -89,6 +98,75 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
               'give only one of --file, -p and a command after --',
             );
           return list(selectors, { file }, options);
+        }),
+      ),
+    );
+
+  inherit(program.command('run'))
+    .summary('load BPF objects that clang compiled, and attach them')
+    .description(
+      'Loads BPF objects, attaches their programs to the functions that their sections name, prints what they print,' +
+        ' and their maps and variables at the end.',
+    )
+    .usage('FILE.bpf.o... [options] (-- COMMAND [ARG...] | -p PID)')
+    .argument('<file...>')
+    .option('-p, --pid <pid>', 'trace this running process', positiveInteger)
+    .option('-d, --duration <seconds>', 'end after so long; the program goes on', seconds)
+    .option('--set <variable=value>', 'set a global variable before loading (repeatable)', collect)
+    .option('--target <program=selector>', 'attach a program to other functions (repeatable)', collect)
+    .option('--record <map=struct>', "say of what type a ring buffer's records are (repeatable)", collect)
+    .option('--allow-modify <selector>', 'functions whose result fmod_ret programs may change', collect)
+    .option('--log <level>', "print the verifier's log: 1 at branches, 2 every instruction", positiveInteger)
+    .option('--pin-dir <folder>', 'where pinned maps are kept between runs')
+    .option('--json', 'print one JSON object on standard output at the end')
+    .option('-v, --verbose', 'name each function that can not be attached, and why')
+    .addHelpText('after', SECTIONS)
+    .action((files: string[], options: RunOptions & { pid?: number }) =>
+      done(
+        run(async () => {
+          const { run: runFiles } = await import('./run.js');
+          return runFiles(files, whatToTrace(options.pid, command), options);
+        }),
+      ),
+    );
+
+  inherit(program.command('dump'))
+    .summary('print the programs of a BPF object')
+    .description(
+      'Prints the programs of a BPF object as they are loaded (xlated) and their machine code (jited), with source' +
+        ' lines beside. Without a command or a process they are loaded into a process made for it.',
+    )
+    .usage('FILE.bpf.o [options] [-- COMMAND [ARG...] | -p PID]')
+    .argument('<file>')
+    .option('-p, --pid <pid>', 'load it into this running process', positiveInteger)
+    .option('--program <name>', 'only this program')
+    .option('--target <program=selector>', 'verify a program for other functions (repeatable)', collect)
+    .option('--set <variable=value>', 'set a global variable before loading (repeatable)', collect)
+    .action((file: string, options: DumpOptions & { pid?: number }) =>
+      done(
+        run(async () => {
+          const { dump } = await import('./dump.js');
+          const here = options.pid === undefined && command === undefined;
+          return dump(file, here ? undefined : whatToTrace(options.pid, command), options);
+        }),
+      ),
+    );
+
+  inherit(program.command('isa'))
+    .summary('run one program, given as hexadecimal bytes on standard input')
+    .description(
+      'Runs one BPF program, whose bytes it reads as hexadecimal digits from standard input, with r1 = the memory and' +
+        ' r2 = its length, and prints r0: the plugin protocol of bpf_conformance.',
+    )
+    .argument('[memory-hex]')
+    // The suite's runner hands over its plugin options as one more argument, empty where there are none.
+    .argument('[plugin-options]')
+    .option('--interpret', 'by the interpreter instead of the JIT')
+    .action((memory: string | undefined, _: string | undefined, options: { interpret?: boolean }) =>
+      done(
+        run(async () => {
+          const { isa } = await import('./isa.js');
+          return isa(memory, options);
         }),
       ),
     );

@@ -37,6 +37,11 @@ export function positiveInteger(text: string): number {
   return value;
 }
 
+/** A commander argument parser for options that are given several times. */
+export function collect(text: string, before: readonly string[] | undefined): readonly string[] {
+  return [...(before ?? []), text];
+}
+
 /** What is traced. */
 export type What = { readonly command: readonly string[] } | { readonly pid: number };
 

@@ -1,5 +1,5 @@
 /**
- * An ELF file of x86-64 Linux, read lazily: headers when it is opened, everything else when asked for. A file
+ * An ELF file of x86-64 Linux (or a BPF object), read lazily: headers when it is opened, everything else when asked for. A file
  * is not trusted: every offset, size and count in it is checked, and what contradicts itself is refused with
  * ENOEXEC. Nothing here knows about processes; addresses are the file's own virtual addresses.
  *
@@ -28,6 +28,7 @@ import {
   ELFCLASS64,
   ELFDATA2LSB,
   ELFDATA2MSB,
+  EM_BPF,
   EM_X86_64,
   PF_X,
   PHDR_SIZE,
@@ -125,7 +126,7 @@ const MAX_INTERPRETER = 4096;
 export class ElfFile {
   readonly path: string;
   readonly type: ElfType;
-  /** e_machine: always EM_X86_64 (62). */
+  /** e_machine: EM_X86_64 (62), or EM_BPF (247) where that was asked for. */
   readonly machine: number;
   /** Entry point; 0 where there is none. */
   readonly entry: number;
@@ -145,12 +146,12 @@ export class ElfFile {
 
   /**
    * Opens a file. Throws `BpfError`: ENOENT, EACCES, EISDIR… as the system says; ENOEXEC when it is not an
-   * ELF file, is of another processor, or is damaged.
+   * ELF file, is of another processor than `machine` (EM_…), or is damaged.
    */
-  static open(path: string): ElfFile {
+  static open(path: string, machine = EM_X86_64): ElfFile {
     const file = FileBytes.open(path);
     try {
-      return new ElfFile(file);
+      return new ElfFile(file, machine);
     } catch (error) {
       file.close();
       throw error;
@@ -158,15 +159,15 @@ export class ElfFile {
   }
 
   /** Reads an ELF image that is in memory, such as the vDSO; `path` names it in errors. Throws ENOEXEC. */
-  static parse(bytes: Uint8Array, path: string): ElfFile {
-    return new ElfFile(FileBytes.of(bytes, path));
+  static parse(bytes: Uint8Array, path: string, machine = EM_X86_64): ElfFile {
+    return new ElfFile(FileBytes.of(bytes, path), machine);
   }
 
-  private constructor(file: FileBytes) {
+  private constructor(file: FileBytes, machine: number) {
     this.#file = file;
     this.path = file.path;
-    const header = readHeader(file);
-    this.machine = EM_X86_64;
+    const header = readHeader(file, machine);
+    this.machine = machine;
     const type = TYPES[header.readUInt16LE(16)];
     if (!type) throw damaged(file.path, `its type is ${header.readUInt16LE(16)}, which no ELF file has`);
     this.type = type;
@@ -431,7 +432,7 @@ const MAGIC = Buffer.from('\x7fELF', 'latin1');
 /** e_ident, e_type and e_machine: the same place in files of every class. */
 const IDENT_AND_MACHINE = 20;
 
-function readHeader(file: FileBytes): Buffer {
+function readHeader(file: FileBytes, wanted: number): Buffer {
   const start = file.view(0, Math.min(file.size, EHDR_SIZE))!;
   if (!start.subarray(0, MAGIC.length).equals(MAGIC)) throw notElf(file.path, start);
   if (start.length < IDENT_AND_MACHINE) throw damaged(file.path, 'it ends in the middle of its header');
@@ -443,9 +444,14 @@ function readHeader(file: FileBytes): Buffer {
   )
     throw damaged(file.path, 'its header says neither 32 nor 64 bits, or no byte order');
   const machine = order === ELFDATA2LSB ? start.readUInt16LE(18) : start.readUInt16BE(18);
-  if (elfClass !== ELFCLASS64 || order !== ELFDATA2LSB || machine !== EM_X86_64) {
+  if (elfClass !== ELFCLASS64 || order !== ELFDATA2LSB || machine !== wanted) {
     const bits = elfClass === ELFCLASS64 ? '64-bit' : '32-bit';
     const what = `${bits} ${order === ELFDATA2MSB ? 'big-endian ' : ''}${machineName(machine)}`;
+    if (wanted === EM_BPF)
+      throw new BpfError(
+        'ENOEXEC',
+        `${file.path} is a ${what} file, not a BPF object; compile it with clang -O2 -g -target bpf -c`,
+      );
     throw new BpfError(
       'ENOEXEC',
       `${file.path} is a ${what} program; multitrace traces x86-64 Linux programs only`,

@@ -19,10 +19,12 @@ export const PHDR_SIZE = 56;
 export const SHDR_SIZE = 64;
 export const SYM_SIZE = 24;
 export const RELA_SIZE = 24;
+export const REL_SIZE = 16;
 export const RELR_SIZE = 8;
 export const DYN_SIZE = 16;
 
 export const EM_X86_64 = 62;
+export const EM_BPF = 247;
 
 /** Program header types. */
 export const PT_LOAD = 1;
@@ -44,6 +46,7 @@ export const SHT_SYMTAB = 2;
 export const SHT_RELA = 4;
 export const SHT_NOTE = 7;
 export const SHT_NOBITS = 8;
+export const SHT_REL = 9;
 export const SHT_DYNSYM = 11;
 
 /** Section flags. */
@@ -84,6 +87,13 @@ export const R_X86_64_GLOB_DAT = 6;
 export const R_X86_64_JUMP_SLOT = 7;
 export const R_X86_64_RELATIVE = 8;
 export const R_X86_64_IRELATIVE = 37;
+
+/** Relocation types of BPF objects (LLVM's BPFRelocs; Linux documentation, "BPF LLVM Relocations"). */
+export const R_BPF_64_64 = 1;
+export const R_BPF_64_ABS64 = 2;
+export const R_BPF_64_ABS32 = 3;
+export const R_BPF_64_NODYLD32 = 4;
+export const R_BPF_64_32 = 10;
 
 /** The note, named "GNU", that holds the build-id. */
 export const NT_GNU_BUILD_ID = 3;

@@ -1,6 +1,6 @@
 /**
  * Relocations that the dynamic linker (or a static program's own start-up code) applies: DT_RELA, DT_JMPREL
- * and DT_RELR. Not those of object files, which a linker applies.
+ * and DT_RELR. Those of object files are in object_relocations.ts.
  *
  * A RELA entry: | offset u64 | type u32 | symbol u32 | addend s64 |
  */

@@ -4,6 +4,7 @@
  */
 
 import type { BpfInsn } from '../bpf/instruction.js';
+import type { Btf } from '../btf/btf.js';
 import type { SelectorSet } from '../process/symbols/selector.js';
 
 /** Attributes of `BPF_MAP_CREATE`; sizes in bytes. */
@@ -14,9 +15,29 @@ export interface MapCreateAttr {
   readonly keySize: number;
   readonly valueSize: number;
   readonly maxEntries: number;
+  /** `BPF_F_…` of linux/bpf.h. */
+  readonly flags?: number;
+  /** Bloom filter: how many hash functions. */
+  readonly mapExtra?: bigint;
+  /** A map of maps: the shape that its maps have. */
+  readonly innerMap?: BpfMap;
+  /** Types of key and value, which the verifier needs for locks and timers in them. */
+  readonly btf?: Btf;
+  readonly btfKeyTypeId?: number;
+  readonly btfValueTypeId?: number;
 }
 
-/** A map that the machine holds. Keys and values are bytes in the program's layout, exactly key and value size long. */
+/** A key and its value, in the program's layout. */
+export interface MapEntry {
+  readonly key: Uint8Array;
+  readonly value: Uint8Array;
+}
+
+/**
+ * A map that the machine holds. Keys and values are bytes in the program's layout, exactly key and value size long;
+ * the value of a per-CPU map is one value for each possible CPU, each rounded up to 8 bytes, as in bpf(2). Operations
+ * that a type does not have throw ENOTSUP or EINVAL with a sentence.
+ */
 export interface BpfMap {
   readonly id: number;
   readonly type: number;
@@ -24,26 +45,86 @@ export interface BpfMap {
   readonly keySize: number;
   readonly valueSize: number;
   readonly maxEntries: number;
+  readonly flags: number;
+  readonly btf?: Btf;
+  readonly btfKeyTypeId?: number;
+  readonly btfValueTypeId?: number;
+  readonly innerMap?: BpfMap;
+  /** Neither we nor anybody else can write it any more (`BPF_MAP_FREEZE`). */
+  readonly frozen: boolean;
   /** A copy of the value; `undefined` where the key is not there. */
   lookup(key: Uint8Array): Uint8Array | undefined;
-  /** Throws EEXIST (BPF_NOEXIST), ENOENT (BPF_EXIST), E2BIG (the map is full). */
+  /** Throws EEXIST (BPF_NOEXIST), ENOENT (BPF_EXIST), E2BIG (the map is full), EPERM (frozen). */
   update(key: Uint8Array, value: Uint8Array, flags?: bigint): void;
   /** Throws ENOENT where the key is not there, EINVAL for an array. */
   delete(key: Uint8Array): void;
+  /** The value, which is deleted; queues and stacks pop (the key is empty). */
+  lookupAndDelete(key: Uint8Array): Uint8Array | undefined;
   /** The key after `key` in no order that means anything; the first where `key` is left out or gone. */
   nextKey(key?: Uint8Array): Uint8Array | undefined;
+  /** Everything that is there: `BPF_MAP_LOOKUP_BATCH` over the whole map. */
+  entries(): Iterable<MapEntry>;
+  /** `BPF_MAP_FREEZE`: programs may still write, unless the map is `BPF_F_RDONLY_PROG`. */
+  freeze(): void;
+  /** Array of maps, hash of maps and program arrays: what a value stands for. */
+  updateObject?(key: Uint8Array, object: BpfMap | BpfProg, flags?: bigint): void;
+  /** Arrays with `BPF_F_MMAPABLE`: the values themselves, shared. */
+  readonly memory?: Uint8Array;
+  /** Ring buffers and perf event arrays: hands each record to `record` and returns how many there were; never waits. */
+  consume?(record: (bytes: Uint8Array) => void, limit?: number): number;
+  /** Ring buffers: resolves when there is something to consume, or after `timeoutMs`. */
+  wait?(timeoutMs: number): Promise<boolean>;
+  /** Records that found no room. */
+  readonly dropped?: bigint;
   free(): void;
 }
 
 /** What a tracing program is attached at. */
-export type AttachType = 'fentry';
+export type AttachType = 'fentry' | 'fexit' | 'fmod_ret' | 'fsession';
+
+/**
+ * What a function takes and returns. Without types it is opaque: `nargs` (6) integers of 64 bits and an integer result.
+ */
+export interface FunctionPrototype {
+  readonly nargs: number;
+  /** Types of the target's module; with them `args` and `returns` are type ids (0: void). */
+  readonly btf?: Btf;
+  readonly args?: readonly number[];
+  readonly returns?: number;
+  readonly variadic?: boolean;
+}
+
+/** `func_info`: which BTF function begins at a slot of the program. */
+export interface FuncInfo {
+  readonly slot: number;
+  readonly typeId: number;
+}
+
+/** `line_info`: the source line of the instructions from a slot on. */
+export interface LineInfo {
+  readonly slot: number;
+  readonly file: string;
+  readonly text: string;
+  readonly line: number;
+  readonly column: number;
+}
 
 /** Attributes of `BPF_PROG_LOAD` for a tracing program. */
 export interface ProgLoadAttr {
   readonly name: string;
   readonly attachType: AttachType;
+  /** Maps are named by id, subprograms follow the main program, kernel functions are numbers of `KFUNC`. */
   readonly insns: readonly BpfInsn[];
   readonly maps: readonly BpfMap[];
+  /** The program's own types. */
+  readonly btf?: Btf;
+  readonly funcInfo?: readonly FuncInfo[];
+  readonly lineInfo?: readonly LineInfo[];
+  /** The function that it is verified against (`attach_btf_id`); an opaque one where left out. */
+  readonly target?: TargetFunction;
+  readonly sleepable?: boolean;
+  /** 0 none, 1 the log of a refusal with states at branches, 2 states at every instruction. */
+  readonly logLevel?: number;
 }
 
 /** A loaded program. */
@@ -55,6 +136,13 @@ export interface BpfProg {
   readonly accessedArgs: readonly number[];
   /** Bytes of machine code. */
   readonly jitedSize: number;
+  /** The verifier's log, where one was asked for. */
+  readonly log?: string;
+  /** `BPF_OBJ_GET_INFO_BY_FD`: the program as it was verified, and its machine code with where each instruction begins. */
+  readonly xlated?: readonly BpfInsn[];
+  readonly jited?: { readonly address: bigint; readonly bytes: Uint8Array; readonly offsets: Int32Array };
+  /** Runs that did not happen, because the thread was in the program already, or there were too many threads. */
+  readonly missed?: bigint;
 }
 
 /** A function of the machine that a selector matched. */
@@ -67,6 +155,8 @@ export interface TargetFunction {
   readonly address: bigint;
   /** Bytes. */
   readonly size: number;
+  /** What it takes and returns, where the module or its debug information says so. */
+  readonly prototype?: FunctionPrototype;
   /** Why it can't be resolved to code (an IFUNC that nothing has resolved yet), where that is so. */
   readonly unresolved?: SkipReason;
 }
@@ -125,6 +215,8 @@ export interface TargetCheck {
 }
 
 export interface Kernel {
+  /** How many values a per-CPU map has for each key. */
+  readonly possibleCpus: number;
   mapCreate(attr: MapCreateAttr): BpfMap;
   /** Verifies and compiles. Throws EACCES or EINVAL with the verifier's sentence. */
   progLoad(attr: ProgLoadAttr): BpfProg;
@@ -135,6 +227,10 @@ export interface Kernel {
   check(targets: readonly TargetFunction[]): TargetCheck[];
   /** Names of the modules that are there now. */
   modules(): string[];
+  /** Types of a module (CO-RE relocates against them); `undefined` where it has none. */
+  moduleTypes(module: string): Btf | undefined;
+  /** Lines that programs printed with `bpf_trace_printk` since the last call. */
+  readTrace(): string[];
   /** Detaches every link and gives the machine back as it was. */
   close(): void;
 }

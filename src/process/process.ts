@@ -3,6 +3,8 @@
  *
  * Between stops no thread is traced, but for the main thread of a command that we started: it stays seized so that
  * we see it exec. A stop covers every thread: list, seize, interrupt and wait until a listing shows no new one.
+ *
+ * A process with programs that may fault is followed: all its threads stay seized (follower.ts).
  */
 
 import { readdirSync, readFileSync } from 'node:fs';
@@ -13,18 +15,19 @@ import {
   readProcessMemory,
   SYS,
   SystemError,
+  sleepHere,
   systemCall,
   WALL,
   WNOHANG,
   waitpid,
 } from '../ffi/libc.js';
 import { BpfError } from '../kernel/errno.js';
+import { type FaultHandler, FOLLOW_OPTIONS, Follower, STOP_SIGNALS } from './follower.js';
 import { type Mapping, readMappings } from './mappings.js';
 import { getRegisters, R, type Registers, setRegisters } from './registers.js';
 
 const { EPERM, ESRCH } = constants.errno;
-const { SIGSTOP, SIGTRAP, SIGTSTP, SIGTTIN, SIGTTOU } = constants.signals;
-const STOP_SIGNALS: readonly number[] = [SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU];
+const { SIGTRAP } = constants.signals;
 const EINTR = 4n;
 
 /**
@@ -62,6 +65,15 @@ const OPTIONS = PTRACE.O_TRACESYSGOOD | PTRACE.O_TRACEEXEC;
 /** Until a command has begun, it ends with us. */
 const OPENING_OPTIONS = OPTIONS | PTRACE.O_EXITKILL;
 
+/** A followed process is looked at this often even if no signal came, ms. */
+const SERVE_MS = 20;
+/** Reports are served for so long before the rest of node has a turn, ms. */
+const SERVE_AT_ONCE_MS = 4;
+/** How long we look again at once when there was nothing more: in a storm of faults the next one is there, ms. */
+const LINGER_MS = 0.03;
+/** Between two looks at threads that are being stopped, ms. */
+const STOP_LOOK_MS = 0.02;
+
 export class TracedProcess {
   readonly pid: number;
   /** We started it: its main thread stays seized, and its exit status is ours to collect. */
@@ -77,6 +89,17 @@ export class TracedProcess {
   #begun = true;
   /** Counts the programs this process has been: rises at each exec. */
   #image = 0;
+  #follower: Follower | undefined;
+  /** Called when a followed process has ended or execed; `poll` tells which. */
+  changed: (() => void) | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #serving = false;
+  #faults = 0;
+  /** `#serve` comes again as soon as the rest of node had its turn. */
+  #serveSoon = false;
+  readonly #onReport = (): void => {
+    if (!this.#serveSoon) this.#serve();
+  };
 
   constructor(pid: number, isChild: boolean) {
     this.pid = pid;
@@ -187,8 +210,120 @@ export class TracedProcess {
     // A signal that became pending meanwhile stops the thread first: it is kept for `resumeAll`.
   }
 
+  /** Every thread is seized while the process runs. */
+  get following(): boolean {
+    return this.#follower !== undefined;
+  }
+
+  /** Faults of code of ours so far. */
+  get faults(): number {
+    return this.#faults + (this.#follower?.faults ?? 0);
+  }
+
+  /**
+   * Follows the process from now on: every thread stays seized, and `onFault` decides about every SIGSEGV and SIGBUS
+   * before the process sees it. An exec ends the following. May be called while it stands still or runs.
+   */
+  follow(onFault: FaultHandler): void {
+    if (this.#follower !== undefined) return;
+    const standing = this.stopped.size > 0;
+    if (!standing) this.stopAll();
+    if (this.#execPending) return;
+    this.#follower = new Follower(this.pid, this.isChild, onFault);
+    for (const tid of this.stopped.keys()) {
+      this.#follower.add(tid);
+      this.#setOptions(tid);
+    }
+    globalThis.process.on('SIGCHLD', this.#onReport);
+    this.#timer = setInterval(this.#onReport, SERVE_MS);
+    this.#timer.unref();
+    if (!standing) this.resumeAll();
+  }
+
+  /** Ends `follow`: threads are let go at the end of this stop, but for the main thread of a child. */
+  unfollow(): void {
+    if (this.#follower === undefined) return;
+    const standing = this.stopped.size > 0;
+    try {
+      if (!standing) this.stopAll();
+      this.#follower?.letSharingGo();
+    } finally {
+      this.#stopFollowing();
+    }
+    for (const tid of this.stopped.keys()) this.#setOptions(tid);
+    if (!standing) this.resumeAll();
+  }
+
+  #stopFollowing(): void {
+    globalThis.process.off('SIGCHLD', this.#onReport);
+    clearInterval(this.#timer);
+    this.#faults = this.faults;
+    this.#follower?.clear();
+    this.#follower = undefined;
+  }
+
+  #setOptions(tid: number): void {
+    const options = this.#begun ? OPTIONS : OPENING_OPTIONS;
+    try {
+      ptrace(PTRACE.SETOPTIONS, tid, 0, this.#follower === undefined ? options : options | FOLLOW_OPTIONS);
+    } catch (cause) {
+      if (!(cause instanceof SystemError)) throw cause;
+    }
+  }
+
+  /** Takes what threads reported while the process runs, and lets them go on. */
+  #serve(): void {
+    const follower = this.#follower;
+    if (follower === undefined || this.stopped.size > 0 || this.#execPending || this.#serving) return;
+    this.#serving = true;
+    const from = performance.now();
+    let last = from;
+    try {
+      for (;;) {
+        const next = follower.next();
+        const now = performance.now();
+        if (next === undefined) {
+          if (now - last > LINGER_MS) return;
+          continue;
+        }
+        this.#servedTask(follower, next.tid, next.status);
+        last = now;
+        if (this.#follower === undefined || this.#gone || this.#execPending) break;
+        if (now - from > SERVE_AT_ONCE_MS) {
+          this.#soon();
+          return;
+        }
+      }
+    } finally {
+      this.#serving = false;
+    }
+    this.changed?.();
+  }
+
+  /** Deals with one report of a followed process that runs. */
+  #servedTask(follower: Follower, tid: number, status: number | 'gone'): void {
+    const report = follower.take(tid, status);
+    if (report.kind === 'stands') follower.resume(tid, report);
+    else if (report.kind === 'exec' && status !== 'gone') {
+      this.#stopFollowing();
+      this.#take(tid, status);
+      this.#setOptions(tid);
+    } else if (report.kind === 'gone' && tid === this.pid) this.#mainGone(status);
+  }
+
+  #mainGone(status: number | 'gone'): void {
+    this.#gone = true;
+    if (this.isChild && status !== 'gone') this.#exit = decodeExit(status);
+    this.#stopFollowing();
+  }
+
   /** What the main thread of a child reported since, without waiting. Call on SIGCHLD, while the process runs. */
   poll(): 'running' | 'ended' | 'exec' {
+    if (this.#follower !== undefined) {
+      this.#serve();
+      if (this.#follower !== undefined) return 'running';
+    }
+    if (!this.isChild && !this.#execPending) return this.alive() ? 'running' : 'ended';
     while (this.#exit === undefined && !this.#execPending) {
       let got: ReturnType<typeof waitpid>;
       try {
@@ -236,6 +371,69 @@ export class TracedProcess {
    * left (`execPending`).
    */
   stopAll(): void {
+    if (this.#follower === undefined) this.#seizeAll();
+    else this.#stopFollowed(this.#follower);
+    if (this.#execPending) return;
+    if (this.stopped.size === 0) throw this.goneError();
+    for (const thread of this.stopped.values()) restartInterrupted(thread);
+  }
+
+  /** Stops every thread of a followed process. Those that wait for a vfork child stop when that has execed. */
+  #stopFollowed(follower: Follower): void {
+    const asked = new Set<number>();
+    for (;;) {
+      let missing = 0;
+      let progress = false;
+      for (const tid of this.threads()) {
+        if (this.stopped.has(tid)) continue;
+        if (!follower.has(tid) && !follower.adoptUnreported(tid)) {
+          if (!this.#seize(tid, OPTIONS | FOLLOW_OPTIONS)) continue;
+          follower.add(tid);
+        }
+        if (!asked.has(tid)) {
+          asked.add(tid);
+          try {
+            ptrace(PTRACE.INTERRUPT, tid, 0, 0);
+          } catch (cause) {
+            if (!(cause instanceof SystemError)) throw cause;
+          }
+        }
+        // One that ended before the others, or just now, has its report when they are gone too.
+        if (tid === this.pid && threadState(this.pid, tid) === 'Z' && this.threads().length > 1) continue;
+        missing++;
+        const got = follower.takeReport(tid);
+        if (got === undefined) continue;
+        progress = true;
+        this.#takeFollowed(follower, tid, got);
+        if (this.#gone) throw this.goneError();
+        if (this.#execPending) return;
+      }
+      for (const tid of [...follower.sharing]) {
+        const got = follower.takeReport(tid);
+        if (got !== undefined) this.#servedTask(follower, tid, got);
+      }
+      if (missing === 0) return;
+      if (!progress) sleepHere(STOP_LOOK_MS);
+    }
+  }
+
+  #takeFollowed(follower: Follower, tid: number, status: number | 'gone'): void {
+    const report = follower.take(tid, status);
+    if (report.kind === 'stands') {
+      try {
+        const registers = getRegisters(tid);
+        this.stopped.set(tid, { tid, signal: report.signal, jobStopped: report.jobStopped, registers });
+      } catch (cause) {
+        if (!(cause instanceof SystemError)) throw cause;
+      }
+    } else if (report.kind === 'exec' && status !== 'gone') {
+      this.#stopFollowing();
+      this.#take(tid, status);
+      this.#setOptions(tid);
+    } else if (report.kind === 'gone' && tid === this.pid) this.#mainGone(status);
+  }
+
+  #seizeAll(): void {
     for (let quiet = false; !quiet; ) {
       quiet = true;
       const fresh: number[] = [];
@@ -262,12 +460,18 @@ export class TracedProcess {
         if (this.#execPending) return;
       }
     }
-    if (this.stopped.size === 0) throw this.goneError();
-    for (const thread of this.stopped.values()) restartInterrupted(thread);
   }
 
   #resume(thread: StoppedThread): void {
     this.stopped.delete(thread.tid);
+    if (this.#follower?.has(thread.tid)) {
+      if (!this.#begun) {
+        this.#begun = true;
+        this.#setOptions(thread.tid);
+      }
+      this.#follower.resume(thread.tid, thread);
+      return;
+    }
     try {
       if (this.isChild && thread.tid === this.pid) {
         if (!this.#begun) ptrace(PTRACE.SETOPTIONS, thread.tid, 0, OPTIONS);
@@ -290,12 +494,25 @@ export class TracedProcess {
     this.#execPending = false;
     this.#mappings = undefined;
     for (const thread of [...this.stopped.values()]) this.#resume(thread);
+    // Reports that came while it stood still announce themselves no more.
+    if (this.#follower !== undefined) this.#soon();
+  }
+
+  #soon(): void {
+    if (this.#serveSoon) return;
+    this.#serveSoon = true;
+    setImmediate(() => {
+      this.#serveSoon = false;
+      this.#serve();
+    });
   }
 
   /** Lets a child go for good: its main thread is no longer traced, and its exit no longer ours. Threads must run. */
   release(): void {
-    if (!this.isChild || this.#gone) return;
+    if (this.#gone) return;
     try {
+      this.unfollow();
+      if (!this.isChild) return;
       this.stopAll();
       for (const thread of [...this.stopped.values()]) {
         this.stopped.delete(thread.tid);

@@ -7,6 +7,7 @@ export interface Mapping {
   readonly end: number;
   readonly protection: string;
   readonly offset: number;
+  readonly inode: number;
   readonly path: string;
 }
 
@@ -14,14 +15,15 @@ export interface Mapping {
 export function mappings(pid: number): Mapping[] {
   const found: Mapping[] = [];
   for (const line of readFileSync(`/proc/${pid}/maps`, 'utf8').split('\n')) {
-    const match = /^([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) \S+ \d+\s*(.*)$/.exec(line);
+    const match = /^([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) \S+ (\d+)\s*(.*)$/.exec(line);
     if (match === null) continue;
-    const [, start, end, protection, offset, path] = match;
+    const [, start, end, protection, offset, inode, path] = match;
     found.push({
       start: Number.parseInt(start, 16),
       end: Number.parseInt(end, 16),
       protection,
       offset: Number.parseInt(offset, 16),
+      inode: Number(inode),
       path,
     });
   }

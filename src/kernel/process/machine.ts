@@ -3,10 +3,12 @@
  * memory, maps, programs, hooks, the loader notice) and takes all of it away again.
  */
 
+import type { Btf } from '../../btf/btf.js';
 import { sleepHere } from '../../ffi/libc.js';
+import type { Module } from '../../process/image.js';
 import type { TracedProcess } from '../../process/process.js';
+import { moduleTypes, prototypeOf } from '../../process/symbols/prototypes.js';
 import type { SelectorSet } from '../../process/symbols/selector.js';
-import { Assembler } from '../../x86/assembler.js';
 import { BpfError } from '../errno.js';
 import type {
   BpfMap,
@@ -21,20 +23,23 @@ import type {
 } from '../kernel.js';
 import { PreparedText } from './ftrace/text_edit.js';
 import { compileProgram } from './jit/compile.js';
+import { CALLER_SAVED } from './jit/register_map.js';
 import { Hooks } from './link/hooks.js';
 import { MultiLink } from './link/multi_link.js';
-import { OPAQUE_ARGS } from './link/slots.js';
+import { OPAQUE_ARGS } from './link/prototype.js';
 import { findNoticePlaces, LoaderNotice } from './loader_notice.js';
 import { createMap, type BpfMap as ProcessMap } from './maps/map.js';
-import { emitMapRoutines, type MapRoutines } from './maps/routines.js';
+import { ProgArray } from './maps/prog_array.js';
 import { type OpenMark, openMark } from './open_mark.js';
 import type { LoadedProgram } from './program.js';
 import { CodeRegion } from './region/code_region.js';
 import { DATA_REGION_BYTES, DataArena } from './region/data_arena.js';
 import { planDataAddress, SharedRegion } from './region/region.js';
 import { repairLeftovers } from './repair.js';
+import { Runtime } from './runtime.js';
 import { type Stop, Stopper } from './stopper.js';
 import { type ProcessTarget, Targets } from './targets.js';
+import { POSSIBLE_CPUS } from './threads/layout.js';
 import { verifyProgram } from './verifier/verifier.js';
 
 /** Room for programs, map routines and the loader notice. */
@@ -46,7 +51,7 @@ export class ProcessKernel implements Kernel {
   readonly #targets: Targets;
   readonly #arena: DataArena;
   readonly #code: CodeRegion;
-  readonly #routines: ReadonlyMap<keyof MapRoutines, bigint>;
+  readonly #runtime: Runtime;
   readonly #notice: LoaderNotice | undefined;
   readonly #mark: OpenMark;
   readonly #hooks: Hooks;
@@ -92,10 +97,18 @@ export class ProcessKernel implements Kernel {
     this.#arena = opened.arena;
     this.#notice = opened.notice;
     this.#mark = opened.mark;
-    this.#routines = this.#emitRoutines();
     this.#hooks = new Hooks(this.#stopper, this.#targets, this.#arena);
     this.#hooks.addRegion(this.#code);
+    this.#hooks.onReturns = place => this.#mark.noteReturns(place);
     for (const { address } of places) this.#hooks.reserved.add(address);
+    this.#runtime = new Runtime({
+      stopper: this.#stopper,
+      targets: this.#targets,
+      arena: this.#arena,
+      code: this.#code,
+      isQuiet: stop => this.#hooks.isQuiet(stop),
+      openReturns: () => this.#hooks.openReturns(),
+    });
     if (this.#notice !== undefined) this.#watchLinker(this.#notice);
   }
 
@@ -114,16 +127,6 @@ export class ProcessKernel implements Kernel {
     return this.#stopper.during(stop =>
       stop.remote(remote => SharedRegion.map(remote, this.process.task, 'data', address, size)),
     ).value;
-  }
-
-  #emitRoutines(): ReadonlyMap<keyof MapRoutines, bigint> {
-    const a = new Assembler();
-    const labels = emitMapRoutines(a);
-    const block = this.#code.alloc(a.length);
-    const at = this.#code.addressOf(block);
-    this.#code.bytesOf(block).set(a.finish(at));
-    const names = Object.keys(labels) as (keyof MapRoutines)[];
-    return new Map(names.map(name => [name, at + BigInt(a.offsetOf(labels[name]))]));
   }
 
   /**
@@ -156,10 +159,20 @@ export class ProcessKernel implements Kernel {
   refresh(): void {
     this.#targets.refresh();
     this.#hooks.forgetGone();
+    this.#runtime.modulesChanged();
+  }
+
+  /** Functions whose result modify-return programs may change, which changes what the program does; none if not set. */
+  set allowModifyReturn(selectors: SelectorSet | undefined) {
+    this.#hooks.allowModifyReturn = selectors;
+  }
+
+  get possibleCpus(): number {
+    return POSSIBLE_CPUS;
   }
 
   mapCreate(attr: MapCreateAttr): BpfMap {
-    const map = createMap(attr, this.#nextId++, this.#arena);
+    const map = createMap(attr, this.#nextId++, this.#arena, this.#runtime.mapSupport);
     this.#maps.set(map.id, map);
     return map;
   }
@@ -172,26 +185,90 @@ export class ProcessKernel implements Kernel {
         throw new BpfError('EBADF', `program ${attr.name} names map ${name}, which is not of this machine`);
       maps.set(id, map);
     }
-    const verified = verifyProgram(attr.insns, { attachType: attr.attachType, nargs: OPAQUE_ARGS, maps });
-    const jited = compileProgram(verified, { maps, routine: name => this.#routines.get(name)! });
+    const prototype = attr.target && this.#withPrototype(attr.target).prototype;
+    const verified = verifyProgram(attr.insns, {
+      attachType: attr.attachType,
+      prototype,
+      maps,
+      btf: attr.btf,
+      funcInfo: attr.funcInfo,
+      lineInfo: attr.lineInfo,
+      sleepable: attr.sleepable ?? false,
+      logLevel: attr.logLevel ?? 0,
+    });
+    this.#runtime.prepare(verified);
+    // Whom it calls by a tail call may read and change what any program may.
+    const { tailCalls } = verified.needs;
+    const nargs = prototype?.nargs;
+    const kind = { name: attr.name, attachType: attr.attachType, ...(nargs === undefined ? {} : { nargs }) };
+    if (tailCalls)
+      for (const { id } of verified.usedMaps) {
+        const map = maps.get(id);
+        if (map instanceof ProgArray) map.accept(kind);
+      }
+    const missed = this.#arena.alloc(8);
+    const jited = compileProgram(verified, this.#runtime.jitEnv(maps, missed.address));
     const block = this.#code.alloc(jited.size);
     const address = this.#code.addressOf(block);
-    this.#code.bytesOf(block).set(jited.place(address));
+    const bytes = jited.place(address);
+    this.#code.bytesOf(block).set(bytes);
+    this.#runtime.addFaults(address, jited.faults);
+    const missedWord = new BigUint64Array(missed.bytes.buffer, missed.bytes.byteOffset, 1);
     const program: LoadedProgram = {
       id: this.#nextId++,
       name: attr.name,
       attachType: attr.attachType,
-      accessedArgs: verified.accessedArgs,
+      accessedArgs: tailCalls ? [...Array(nargs ?? OPAQUE_ARGS).keys()] : verified.accessedArgs,
       jitedSize: jited.size,
+      log: verified.log,
+      xlated: verified.insns,
+      jited: { address, bytes, offsets: jited.offsets },
+      get missed() {
+        return Atomics.load(missedWord, 0);
+      },
       address,
-      clobbers: jited.clobbers,
+      tailEntry: address + BigInt(jited.tailEntry),
+      clobbers: tailCalls ? CALLER_SAVED : jited.clobbers,
+      needs: { stack: verified.needs.stack || tailCalls },
+      readsReturnValue: verified.readsReturnValue || tailCalls,
+      ...(nargs === undefined ? {} : { nargs }),
     };
     return program;
   }
 
+  /** A target with what it takes and returns, where its module's types say so. */
+  #withPrototype(target: TargetFunction): TargetFunction {
+    if (target.prototype !== undefined) return target;
+    const known = this.#targets.get(target.address);
+    const types = known === undefined ? undefined : this.#typesOf(known.owner);
+    if (known === undefined || types === undefined) return target;
+    const prototype = prototypeOf(types, known.aliases);
+    return prototype === undefined ? target : { ...known, ...target, prototype };
+  }
+
+  #typesOf({ path }: Module): Btf | undefined {
+    const root = `/proc/${this.process.task}/root`;
+    return moduleTypes(`${root}${path}`, { root });
+  }
+
+  moduleTypes(module: string): Btf | undefined {
+    const found = this.#targets.modules.find(m => m.name === module);
+    return found && this.#typesOf(found);
+  }
+
+  readTrace(): string[] {
+    return this.#runtime.readTrace().map(({ text }) => text);
+  }
+
   linkCreate(attr: LinkCreateAttr): TracingMultiLink {
     const link = new MultiLink(this.#hooks, this.#nextId++, attr.prog, attr.skipInvalid ?? false);
-    link.add(attr.targets);
+    // A program that was verified against types is laid out for them on every target.
+    const typed = (attr.prog as LoadedProgram).nargs !== undefined;
+    link.add(
+      typed
+        ? attr.targets.map(({ target, cookie }) => ({ target: this.#withPrototype(target), cookie }))
+        : attr.targets,
+    );
     this.#links.add(link);
     return link;
   }
@@ -221,7 +298,10 @@ export class ProcessKernel implements Kernel {
     this.#closed = true;
     this.#mark.close();
     this.#notice?.close();
-    if (this.void) return;
+    if (this.void) {
+      this.#runtime.abandon();
+      return;
+    }
     try {
       for (const link of this.#links) link.detach();
       const restore = this.#notice?.readRestore();
@@ -237,13 +317,19 @@ export class ProcessKernel implements Kernel {
     } catch (cause) {
       // It ended or execed meanwhile: nothing of ours is left in it.
       if (!(cause instanceof BpfError) || !this.void) throw cause;
+    } finally {
+      this.#runtime.abandon();
     }
   }
 
   /** Takes out of the process what no thread is in, nor will return to; else it stays, unused, and false is returned. */
   #unmapIfQuiet(stop: Stop): boolean {
     if (!this.#hooks.isQuiet(stop)) return false;
+    // A handler of the program's may still lead to ours: then all stays.
+    if (!this.#runtime.stopFaults(stop)) return true;
     stop.remote(remote => {
+      this.#runtime.unmapRemote(remote);
+      this.#hooks.unmapPrivate(remote);
       for (const region of this.#hooks.regions) region.shared?.unmapRemote(remote);
       for (const region of this.#arena.regions) region.unmapRemote(remote);
     });

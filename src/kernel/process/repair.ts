@@ -8,12 +8,16 @@ import { type Module, readModules } from '../../process/image.js';
 import { type Mapping, readMappings } from '../../process/mappings.js';
 import type { TracedProcess } from '../../process/process.js';
 import { BpfError } from '../errno.js';
+import { removeLeftNet } from './faults/safety_net.js';
 import { PreparedText, type TextEdit } from './ftrace/text_edit.js';
-import { isOpenMark } from './open_mark.js';
+import { settleCalls } from './kfunc_md/settle.js';
+import { callTableMapping } from './link/call_returns.js';
+import { isOpenMark, MARK_BYTES, markedReturns } from './open_mark.js';
 import { isQuiet } from './quiet.js';
 import { REGION_NAME } from './region/region.js';
 import { stepBack } from './step_back.js';
 import type { Stopper } from './stopper.js';
+import type { ReturnPlace } from './trampoline/full.js';
 import { CALL, JMP, JMP_LENGTH } from './trampoline/slot.js';
 
 const JMP_SHORT = 0xeb;
@@ -48,11 +52,29 @@ export function repairLeftovers(process: TracedProcess, stopper: Stopper): void 
     stepBack(process, stop, islands);
     text.write(process, stop.tid);
     const ranges = regions.map(r => ({ address: r.start, size: Number(r.end - r.start) }));
-    if (!isQuiet(process, stop, ranges)) return;
+    const quiet = isQuiet(process, stop, ranges);
+    for (const { table, trampoline } of returnPlaces(process, regions)) {
+      settleCalls(process, stop.tid, table, trampoline, () => undefined, quiet);
+      ranges.push(callTableMapping(table));
+    }
+    if (!quiet) return;
     stop.remote(remote => {
+      const ours = (address: bigint): boolean => regions.some(r => address >= r.start && address < r.end);
+      // A handler that the program may still be led to by one of its own: all stays.
+      if (!removeLeftNet(process, remote, stop.tid, remote.scratchString(''), ours)) return;
       for (const { address, size } of ranges) remote.call('munmap', SYS.munmap, address, size);
     });
   });
+}
+
+/** The call tables of dead tracers. */
+function returnPlaces(process: TracedProcess, regions: readonly Mapping[]): ReturnPlace[] {
+  return regions
+    .filter(region => region.writable)
+    .flatMap(region => {
+      const bytes = process.read(region.start, MARK_BYTES);
+      return markedReturns(new BigUint64Array(bytes.buffer)) ?? [];
+    });
 }
 
 /** Whether process `pid` has the memfd mapped: it is the tracer, and lives. */

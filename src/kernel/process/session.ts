@@ -58,6 +58,7 @@ export class Session {
   static start(argv: readonly string[], tool: SessionTool, options: SpawnOptions = {}): Session {
     const session = new Session(spawnStopped(argv, options), tool);
     globalThis.process.on('SIGCHLD', session.#onChild);
+    session.process.changed = session.#onChild;
     try {
       session.#openStanding();
     } catch (cause) {
@@ -81,7 +82,14 @@ export class Session {
     preloadDecoder();
     const session = new Session(openProcess(pid), tool);
     session.#program = programIdentity(session.process.task);
-    session.#open();
+    session.process.changed = session.#onChild;
+    try {
+      session.#open();
+    } catch (cause) {
+      // The process goes on as it was.
+      session.#fail(cause);
+      throw cause;
+    }
     session.#timer = setInterval(session.#onChild, LOOK_MS);
     return session;
   }
@@ -126,10 +134,13 @@ export class Session {
   /** What became of the process since. */
   #look(): void {
     if (this.#over) return;
-    if (this.process.isChild) {
+    if (this.process.isChild || this.process.following || this.process.execPending) {
       const state = this.process.poll();
       if (state === 'ended') this.#ended();
-      else if (state === 'exec') this.#execed(() => this.#openStanding());
+      else if (state === 'exec') {
+        this.#program = programIdentity(this.process.task);
+        this.#execed(() => this.#openStanding());
+      }
       return;
     }
     if (!this.process.alive()) {
@@ -205,6 +216,7 @@ export class Session {
 
   #finish(): void {
     this.#over = true;
+    this.process.changed = undefined;
     clearInterval(this.#timer);
     globalThis.process.off('SIGCHLD', this.#onChild);
   }

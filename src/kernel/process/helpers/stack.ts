@@ -94,7 +94,6 @@ export function emitStackHelpers(
   a.jcc('ne', invalid);
   a.push(r12);
   a.push(r13);
-  a.push(r14);
   a.sub(rsp, BUFFER_BYTES);
   a.mov(r12, rsi);
   a.mov(r13, rdx);

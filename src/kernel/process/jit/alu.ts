@@ -24,7 +24,7 @@ export function emitMov(e: Emitter, index: number, operation: Kind<'mov'>): void
     const value = operation.width === 32 ? BigInt.asUintN(32, BigInt(imm)) : BigInt(imm);
     emitConstant(e.a, target, value);
   } else if (src === FRAME_POINTER) {
-    e.a.lea(target, mem(rsp, e.plan.frameSize));
+    e.a.lea(target, mem(rsp, e.fn.frameSize));
   } else if (operation.width === 32) {
     e.a.mov(target, homeOf(src), 4);
   } else if (src !== dst) {

@@ -5,21 +5,33 @@
 
 import { HELPER } from '../../../bpf/helpers.js';
 import { FRAME_POINTER, RESULT } from '../../../bpf/instruction.js';
-import { type Label, mem, rax, rdi, rdx, rsi } from '../../../x86/assembler.js';
+import { type Assembler, type Label, mem, type Reg, r9, rax, rdi, rdx, rsi } from '../../../x86/assembler.js';
 import { errnoNumber } from '../../errno.js';
 import { ENTRY, RECORD } from '../kfunc_md/record.js';
+import { THREAD } from '../threads/layout.js';
 import { FRAME } from '../trampoline/frame.js';
+import type { CallPlan } from './call_plan.js';
 import type { Emitter } from './emitter.js';
+import type { JitPerCpuArray } from './environment.js';
+import { emitForEach, emitLoop, emitOverride, emitSubprogramCall } from './functions.js';
 import { emitGoto } from './jumps.js';
-import type { CallPlan } from './plan.js';
+import { emitKernelFunction } from './kernel_functions.js';
 import { CALLER_SAVED } from './register_map.js';
+import { emitTailCall } from './tail_call.js';
 
-type ArrayLookup = CallPlan & { readonly kind: 'array_lookup' };
+type ArrayLookup = CallPlan & { readonly kind: 'array_lookup' | 'percpu_lookup' };
 
 const WORD = 8;
 
+/** `register` = the number of the thread's slot. */
+export function emitSlot(e: Emitter, register: Reg): void {
+  e.a.mov(register, e.word('thread'));
+  e.a.mov(register, mem(register, THREAD.slot), 4);
+}
+
 /** Calls an absolute address, which may be further away than a relative call reaches. */
-function emitRoutineCall(e: Emitter, address: bigint): void {
+function emitRoutineCall(e: Emitter, address: bigint, slot: boolean): void {
+  if (slot) emitSlot(e, r9);
   e.a.movImm64(rax, address);
   e.a.callReg(rax);
   e.clobbers |= CALLER_SAVED;
@@ -36,6 +48,10 @@ function emitArrayIndex(e: Emitter, plan: ArrayLookup, absent: Label): void {
   a.mov(rax, keyOffset === undefined ? mem(rsi) : e.memory(FRAME_POINTER, keyOffset), 4);
   a.cmp(rax, map.maxEntries | 0, 4);
   a.jcc('ae', absent);
+  if (plan.kind === 'percpu_lookup') {
+    emitPerCpuAddress(e, plan.map);
+    return;
+  }
   // Arguments are lost at a call: a register of theirs takes the address, if that spares the trampoline nothing.
   const values = e.changedArgument();
   if (values !== undefined) a.movImm64(values, map.values);
@@ -43,9 +59,25 @@ function emitArrayIndex(e: Emitter, plan: ArrayLookup, absent: Label): void {
     a.lea(rax, mem(values, 0, rax, WORD));
     return;
   }
-  if ((map.stride & (map.stride - 1)) === 0) a.shl(rax, Math.log2(map.stride));
-  else a.imul3(rax, rax, map.stride);
+  emitScale(a, rax, map.stride);
   a.add(rax, values ?? e.constant(map.values));
+}
+
+/** `rax = values + slot * slotStride + rax * stride`. */
+function emitPerCpuAddress(e: Emitter, map: JitPerCpuArray): void {
+  const { a } = e;
+  // The key was read: what pointed to it is free.
+  const slot = e.changing(r9);
+  emitScale(a, rax, map.stride);
+  emitSlot(e, slot);
+  emitScale(a, slot, map.slotStride);
+  a.add(rax, slot);
+  a.add(rax, e.constant(map.values));
+}
+
+function emitScale(a: Assembler, register: Reg, factor: number): void {
+  if ((factor & (factor - 1)) === 0) a.shl(register, Math.log2(factor));
+  else a.imul3(register, register, factor);
 }
 
 /** An array's lookup whose result is used in some other way than being compared with zero at once. */
@@ -68,7 +100,8 @@ function emitArrayLookup(e: Emitter, plan: ArrayLookup): void {
  */
 export function emitCheckedLookup(e: Emitter, index: number, plan: CallPlan): boolean {
   const check = index + 1;
-  if (plan.kind !== 'array_lookup' || e.program.flow.isTarget[check] === 1) return false;
+  if ((plan.kind !== 'array_lookup' && plan.kind !== 'percpu_lookup') || e.program.flow.isTarget[check] === 1)
+    return false;
   const operation = e.operationAt(check);
   if (operation.kind !== 'branch' || operation.width !== 64 || !operation.immediate) return false;
   const { dst, imm } = e.insnAt(check);
@@ -119,6 +152,24 @@ function emitFunctionArgument(e: Emitter): void {
   });
 }
 
+/**
+ * get_func_ret(ctx, value): `*value = the traced function's result`, behind its arguments, and 0; where there is none
+ * yet, `*value = 0` and -EOPNOTSUPP.
+ */
+function emitFunctionResult(e: Emitter): void {
+  const { a } = e;
+  if (!e.program.hasReturnValue) {
+    a.mov(mem(rsi), 0);
+    a.mov(rax, -errnoNumber('EOPNOTSUPP'));
+    return;
+  }
+  a.mov(rax, mem(rdi, FRAME.record));
+  a.mov(rax, mem(rax, RECORD.nrArgs), 4);
+  a.mov(rax, mem(rdi, 0, rax, WORD));
+  a.mov(mem(rsi), rax);
+  a.xor(rax, rax, 4);
+}
+
 function emitInline(e: Emitter, helper: number): void {
   const { a } = e;
   e.target(RESULT);
@@ -138,6 +189,12 @@ function emitInline(e: Emitter, helper: number): void {
     case HELPER.get_func_arg:
       emitFunctionArgument(e);
       return;
+    case HELPER.get_func_ret:
+      emitFunctionResult(e);
+      return;
+    case HELPER.get_smp_processor_id:
+      emitSlot(e, rax);
+      return;
     default:
       throw new RangeError(`helper ${helper} is not compiled in place`);
   }
@@ -147,12 +204,31 @@ function emitInline(e: Emitter, helper: number): void {
 export function emitCall(e: Emitter, plan: CallPlan): void {
   switch (plan.kind) {
     case 'array_lookup':
+    case 'percpu_lookup':
       emitArrayLookup(e, plan);
       return;
     case 'routine':
-      emitRoutineCall(e, plan.address);
+      emitRoutineCall(e, plan.address, plan.slot);
       return;
     case 'inline':
       emitInline(e, plan.helper);
+      return;
+    case 'kfunc':
+      emitKernelFunction(e, plan.id);
+      return;
+    case 'subprogram':
+      emitSubprogramCall(e, plan.start);
+      return;
+    case 'loop':
+      emitLoop(e);
+      return;
+    case 'for_each':
+      emitForEach(e, plan.iterate, plan.slot);
+      return;
+    case 'tail_call':
+      emitTailCall(e, plan.map);
+      return;
+    case 'override':
+      emitOverride(e);
   }
 }

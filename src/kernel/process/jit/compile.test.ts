@@ -52,7 +52,7 @@ const hash = createMap(
   arena,
 );
 const maps = new Map([counts, pairs, odd, single, hash].map(map => [map.id, map]));
-const env: JitEnv = { maps, routine: name => routines.get(name) as bigint };
+const env: JitEnv = { maps, routine: name => routines.get(name as keyof MapRoutines) as bigint };
 
 type Write = (p: ProgramBuilder) => ProgramBuilder;
 

@@ -7,8 +7,10 @@ import { type BpfInsn, FRAME_POINTER, LAST_ARGUMENT } from '../../../bpf/instruc
 import { ARGUMENTS, registersRead, registersWritten } from '../../../bpf/liveness.js';
 import type { AccessSize, Operation } from '../../../bpf/operation.js';
 import { Assembler, type Label, type Mem, mem, type Reg, ripLabel, rsp } from '../../../x86/assembler.js';
-import type { VerifiedProgram } from '../verifier/verifier.js';
+import { FixupList } from '../faults/fixup.js';
 import type { JitEnv } from './environment.js';
+import type { ProgramFacts } from './facts.js';
+import type { FrameWord, FunctionPlan } from './frame_plan.js';
 import type { Plan } from './plan.js';
 import { CALLER_SAVED, homeOf, homesOf, maskOf, type RegisterMask, SPARE } from './register_map.js';
 
@@ -20,23 +22,44 @@ const CALLER_SAVED_HOMES = homesOf((1 << (LAST_ARGUMENT + 1)) - 1);
 
 export class Emitter {
   readonly a: Assembler;
-  readonly program: VerifiedProgram;
+  readonly program: ProgramFacts;
   readonly plan: Plan;
   readonly env: JitEnv;
   /** caller-saved registers changed so far */
   clobbers: RegisterMask = 0;
+  /** the function whose code is being written */
+  fn: FunctionPlan;
   private readonly labels: Label[];
+  private readonly entries: ReadonlyMap<number, Label>;
+  /** loads that may fault */
+  readonly fixups = new FixupList();
   private readonly cold: (() => void)[] = [];
   private readonly constants: { readonly label: Label; readonly value: bigint }[] = [];
   private index = 0;
   private borrowed: RegisterMask = 0;
 
-  constructor(program: VerifiedProgram, plan: Plan, env: JitEnv) {
+  constructor(program: ProgramFacts, plan: Plan, env: JitEnv) {
     this.a = new Assembler(program.insns.length * BYTES_EACH);
     this.program = program;
     this.plan = plan;
     this.env = env;
     this.labels = program.insns.map(() => this.a.label());
+    this.fn = plan.functions[0] as FunctionPlan;
+    this.entries = new Map(plan.functions.map(fn => [fn.start, this.a.label()]));
+  }
+
+  /** Where the function begins whose first instruction is `start`: before it makes its frame. */
+  entryOf(start: number): Label {
+    const label = this.entries.get(start);
+    if (label === undefined) throw new RangeError(`no function begins at instruction ${start}`);
+    return label;
+  }
+
+  /** A word of our own in the frame. */
+  word(name: FrameWord, offset = 0): Mem {
+    const at = this.fn.words.get(name);
+    if (at === undefined) throw new RangeError(`the frame at instruction ${this.index} has no ${name}`);
+    return mem(rsp, at + offset);
   }
 
   /** Moves on to instruction `index`: its label is bound here, and nothing is borrowed any more. */
@@ -65,7 +88,7 @@ export class Emitter {
   source(number: number): Reg {
     if (number !== FRAME_POINTER) return homeOf(number);
     const register = this.borrow();
-    this.a.lea(register, mem(rsp, this.plan.frameSize));
+    this.a.lea(register, mem(rsp, this.fn.frameSize));
     return register;
   }
 
@@ -82,7 +105,7 @@ export class Emitter {
 
   /** The memory operand `offset` bytes from what BPF register `number` points to. */
   memory(number: number, offset: number): Mem {
-    return number === FRAME_POINTER ? mem(rsp, this.plan.frameSize + offset) : mem(homeOf(number), offset);
+    return number === FRAME_POINTER ? mem(rsp, this.fn.frameSize + offset) : mem(homeOf(number), offset);
   }
 
   /** Whether nothing needs what `register` holds, neither now nor after this instruction. */

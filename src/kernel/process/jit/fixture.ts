@@ -4,16 +4,19 @@
  */
 
 import { HELPER } from '../../../bpf/helpers.js';
-import { PSEUDO } from '../../../bpf/instruction.js';
-import { type BpfMemory, interpret } from '../../../bpf/interpreter.js';
-import type { AccessSize } from '../../../bpf/operation.js';
+import { type BpfInsn, CALL_FRAMES, PSEUDO, STACK_SIZE } from '../../../bpf/instruction.js';
+import { type Invoke, interpret } from '../../../bpf/interpreter.js';
+import { layoutOf } from '../../../bpf/layout.js';
+import { memoryOf } from '../../../bpf/memory.js';
+import { operationOf } from '../../../bpf/operation.js';
 import { callCode, MAP, mmap, PROT, viewMemory } from '../../../ffi/libc.js';
 import { Assembler, mem, type Reg, r10, rax, rdi, rdx, registers, rsi, rsp } from '../../../x86/assembler.js';
 import { ENTRY, RECORD } from '../kfunc_md/record.js';
 import { FRAME } from '../trampoline/frame.js';
-import type { VerifiedProgram } from '../verifier/verifier.js';
-import type { JitCode } from './compile.js';
+import type { MapSpec } from '../verifier/environment.js';
 import { isArray, type JitMap } from './environment.js';
+import type { FunctionFacts, Needs, ProgramFacts } from './facts.js';
+import type { JitCode } from './generate.js';
 import { maskOf, type RegisterMask } from './register_map.js';
 
 const CODE_BYTES = 1 << 20;
@@ -22,7 +25,7 @@ const WORD = 8;
 const MAX_ARGUMENTS = 16;
 
 /** Offsets of what stands in the data mapping. */
-const DATA = { context: 256, record: 512, entry: 576, registers: 640, free: 1024 } as const;
+const DATA = { context: 256, record: 512, entry: 576, registers: 640, cursor: 1000, free: 1024 } as const;
 
 /** What a register that a program should not touch holds while it runs. */
 function sentinel(register: Reg): bigint {
@@ -41,6 +44,8 @@ export interface Call {
   readonly args: readonly bigint[];
   readonly cookie: bigint;
   readonly functionAddress: bigint;
+  /** of a session program: the address of its cookie word, and whether the function returns */
+  readonly session?: { readonly cookie: bigint; readonly isReturn: boolean };
 }
 
 /** Memory of this process that code runs from and works on. */
@@ -53,12 +58,13 @@ export class Bench {
   private dataUsed: number = DATA.free;
   private readonly entry: bigint;
 
-  constructor() {
+  /** `size`: bytes for maps' values and the like; the interpreter copies them for each run. */
+  constructor(size = DATA_BYTES) {
     const flags = MAP.PRIVATE | MAP.ANONYMOUS;
     this.code = mmap(0n, CODE_BYTES, PROT.READ | PROT.WRITE | PROT.EXEC, flags, -1, 0);
     this.codeBytes = new Uint8Array(viewMemory(this.code, CODE_BYTES));
-    this.data = mmap(0n, DATA_BYTES, PROT.READ | PROT.WRITE, flags, -1, 0);
-    this.dataBytes = new Uint8Array(viewMemory(this.data, DATA_BYTES));
+    this.data = mmap(0n, size, PROT.READ | PROT.WRITE, flags, -1, 0);
+    this.dataBytes = new Uint8Array(viewMemory(this.data, size));
     this.entry = this.placeWith(a => emitEntry(a));
   }
 
@@ -66,7 +72,7 @@ export class Bench {
   alloc(bytes: number): { address: bigint; bytes: Uint8Array } {
     const offset = this.dataUsed;
     this.dataUsed += Math.ceil(bytes / WORD) * WORD;
-    if (this.dataUsed > DATA_BYTES) throw new RangeError('the bench is full');
+    if (this.dataUsed > this.dataBytes.length) throw new RangeError('the bench is full');
     return { address: this.data + BigInt(offset), bytes: this.dataBytes.subarray(offset, offset + bytes) };
   }
 
@@ -77,6 +83,14 @@ export class Bench {
     const address = this.code + BigInt(this.codeUsed);
     this.codeBytes.set(a.finish(address), this.codeUsed);
     this.codeUsed += Math.ceil(a.length / 64) * 64;
+    return address;
+  }
+
+  /** Places code for good; its address. */
+  placeBytes(place: (address: bigint) => Uint8Array, size: number): bigint {
+    const address = this.code + BigInt(this.codeUsed);
+    this.codeBytes.set(place(address), this.codeUsed);
+    this.codeUsed += Math.ceil(size / 64) * 64;
     return address;
   }
 
@@ -99,20 +113,21 @@ export class Bench {
 
   /** Runs the same program in the interpreter, on a copy of the bench's data; the result and that copy. */
   interpret(
-    program: VerifiedProgram,
+    program: { readonly insns: readonly BpfInsn[]; readonly probeLoads?: Uint8Array },
     call: Call,
     maps: ReadonlyMap<number, JitMap>,
     visit?: (index: number) => void,
+    tailCall?: (map: bigint, index: number) => readonly BpfInsn[] | undefined,
   ): { result: bigint; data: Uint8Array } {
     const context = this.prepare(call);
     const data = this.dataBytes.slice();
-    const stack = new Uint8Array(512);
+    const stack = new Uint8Array(CALL_FRAMES * STACK_SIZE);
     const framePointer = 0x7000_0000_0000n;
     const memory = memoryOf([
       { address: this.data, bytes: data },
       { address: framePointer - BigInt(stack.length), bytes: stack },
     ]);
-    const helpers = (id: number, args: readonly bigint[]): bigint => {
+    const helpers = (id: number, args: readonly bigint[], invoke: Invoke): bigint => {
       const [ctx = 0n, second = 0n, third = 0n] = args;
       switch (id) {
         case HELPER.get_func_ip:
@@ -133,6 +148,22 @@ export class Bench {
           const key = memory.load(second, 4);
           return key < BigInt(map.maxEntries) ? map.values + key * BigInt(map.stride) : 0n;
         }
+        case HELPER.get_func_ret:
+          memory.store(second, WORD, memory.load(ctx + BigInt(call.args.length) * 8n, WORD));
+          return 0n;
+        case HELPER.for_each_map_elem: {
+          const map = [...maps.values()].find(m => m.address === ctx);
+          if (map === undefined || !isArray(map)) throw new RangeError('the bench walks arrays only');
+          const key = this.data + BigInt(DATA.cursor);
+          let visited = 0n;
+          for (let n = 0; n < map.maxEntries; n++) {
+            memory.store(key, 4, BigInt(n));
+            visited++;
+            const value = map.values + BigInt(n) * BigInt(map.stride);
+            if (invoke(second, [ctx, key, value, third]) !== 0n) break;
+          }
+          return visited;
+        }
         default:
           throw new RangeError(`the bench has no helper ${id}`);
       }
@@ -149,6 +180,8 @@ export class Bench {
         return insn.imm64 as bigint;
       },
       ...(visit === undefined ? {} : { visit }),
+      ...(program.probeLoads === undefined ? {} : { probeLoads: program.probeLoads }),
+      ...(tailCall === undefined ? {} : { tailCall }),
     });
     return { result, data };
   }
@@ -163,6 +196,8 @@ export class Bench {
     });
     view.setBigUint64(DATA.context + FRAME.record, this.data + BigInt(DATA.record), true);
     view.setBigUint64(DATA.context + FRAME.entry, this.data + BigInt(DATA.entry), true);
+    view.setBigUint64(DATA.context + FRAME.cookie, call.session?.cookie ?? 0n, true);
+    view.setBigUint64(DATA.context + FRAME.isReturn, call.session?.isReturn ? 1n : 0n, true);
     view.setBigUint64(DATA.record + RECORD.func, call.functionAddress, true);
     view.setUint32(DATA.record + RECORD.nrArgs, call.args.length, true);
     view.setBigUint64(DATA.entry + ENTRY.cookie, call.cookie, true);
@@ -175,6 +210,61 @@ export class Bench {
     copy.fill(0, DATA.registers, DATA.free);
     return copy;
   }
+}
+
+/** What the verifier would have to find out about a program, taken as it stands in its text: nothing is proved. */
+export function factsByHand(
+  insns: readonly BpfInsn[],
+  found: {
+    /** the map that every call of a map's helper is for */
+    readonly callMap?: MapSpec;
+    readonly needs?: Partial<Needs>;
+    /** indices of loads through pointers that may be bad */
+    readonly probeLoads?: readonly number[];
+    readonly hasReturnValue?: boolean;
+    readonly mayOverride?: boolean;
+  } = {},
+): ProgramFacts {
+  const layout = layoutOf(insns);
+  const operations = insns.map((insn, i) => operationOf(insn, layout.slotOf[i] as number));
+  const targets = new Int32Array(insns.length).fill(-1);
+  const isTarget = new Uint8Array(insns.length);
+  const starts = new Set<number>([0]);
+  const callMaps = new Map<number, MapSpec>();
+  insns.forEach((insn, i) => {
+    const operation = operations[i];
+    const after = (distance: number) => layout.indexAt[(layout.slotOf[i] as number) + 1 + distance] as number;
+    if (operation?.kind === 'branch' || operation?.kind === 'mayGoto') targets[i] = after(insn.offset);
+    if (operation?.kind === 'goto') targets[i] = after(operation.distance);
+    if (targets[i] !== -1) isTarget[targets[i] as number] = 1;
+    if (operation?.kind === 'call' && operation.target === 'subprogram') starts.add(after(insn.imm));
+    if (operation?.kind === 'loadImmediate' && insn.src === PSEUDO.FUNC) starts.add(after(insn.imm));
+    if (operation?.kind === 'call' && found.callMap !== undefined) callMaps.set(i, found.callMap);
+  });
+  const sorted = [...starts].sort((a, b) => a - b);
+  const subprograms: FunctionFacts[] = sorted.map((start, i) => ({
+    start,
+    end: sorted[i + 1] ?? insns.length,
+    stackDepth: STACK_SIZE,
+  }));
+  const probeLoads = new Uint8Array(insns.length);
+  for (const index of found.probeLoads ?? []) probeLoads[index] = 1;
+  return {
+    insns,
+    operations,
+    flow: { targets, isTarget },
+    reached: new Uint8Array(insns.length).fill(1),
+    callMaps,
+    keyOffsets: new Map(),
+    atomicOperands: new Map(),
+    subprograms,
+    probeLoads,
+    needs: { thread: false, guard: false, faults: false, tailCalls: false, ...found.needs },
+    hasResult: true,
+    hasReturnValue: found.hasReturnValue ?? false,
+    dynamicMaps: new Set(),
+    mayOverride: found.mayOverride ?? false,
+  };
 }
 
 /** (program, context, out): fills every register, calls the program, stores every register in `out`. */
@@ -197,33 +287,4 @@ function emitEntry(a: Assembler): void {
   a.add(rsp, 2 * WORD);
   for (const register of kept.toReversed()) a.pop(register);
   a.ret();
-}
-
-/** Byte arrays at addresses, as memory; anything else is not there. */
-export function memoryOf(regions: readonly { address: bigint; bytes: Uint8Array }[]): BpfMemory {
-  const find = (address: bigint, size: AccessSize): { view: DataView; at: number } => {
-    for (const region of regions) {
-      const at = address - region.address;
-      if (at >= 0n && at + BigInt(size) <= BigInt(region.bytes.length)) {
-        return { view: new DataView(region.bytes.buffer, region.bytes.byteOffset), at: Number(at) };
-      }
-    }
-    throw new RangeError(`the program touched 0x${address.toString(16)}, which is not its memory`);
-  };
-  return {
-    load(address, size) {
-      const { view, at } = find(address, size);
-      if (size === 8) return view.getBigUint64(at, true);
-      return BigInt(
-        size === 4 ? view.getUint32(at, true) : size === 2 ? view.getUint16(at, true) : view.getUint8(at),
-      );
-    },
-    store(address, size, value) {
-      const { view, at } = find(address, size);
-      if (size === 8) view.setBigUint64(at, BigInt.asUintN(64, value), true);
-      else if (size === 4) view.setUint32(at, Number(BigInt.asUintN(32, value)), true);
-      else if (size === 2) view.setUint16(at, Number(BigInt.asUintN(16, value)), true);
-      else view.setUint8(at, Number(BigInt.asUintN(8, value)));
-    },
-  };
 }

@@ -5,7 +5,7 @@
  *
  *      0  u64 func        address of the traced function; the key
  *      8  u32 nr_args     how many arguments programs see
- *     12  u32 flags       none yet
+ *     12  u32 flags       distance of the program lists from the record (lists.ts); 0: there are none
  *     16  u64 bpf_func    the first fentry program: address of its machine code
  *     24  u64 cookie      and the cookie that it reads at this function
  *     32  u64 more        address of further entries { u64 bpf_func, u64 cookie }, ended by a zero bpf_func; or 0
@@ -35,18 +35,22 @@ export interface RecordEntry {
   readonly cookie: bigint;
 }
 
-/** Writes a record. `more` is the address of the further entries, 0 where there are none. */
+/**
+ * Writes a record. `more` is the address of the further entries, 0 where there are none; `lists` the distance of the
+ * program lists, 0 where there are none.
+ */
 export function writeRecord(
   bytes: Uint8Array,
   func: bigint,
   nrArgs: number,
   first: RecordEntry,
   more: bigint,
+  lists = 0,
 ): void {
   const view = new DataView(bytes.buffer, bytes.byteOffset, RECORD.size);
   view.setBigUint64(RECORD.func, func, true);
   view.setUint32(RECORD.nrArgs, nrArgs, true);
-  view.setUint32(RECORD.flags, 0, true);
+  view.setUint32(RECORD.flags, lists, true);
   view.setBigUint64(RECORD.bpfFunc, first.bpfFunc, true);
   view.setBigUint64(RECORD.cookie, first.cookie, true);
   view.setBigUint64(RECORD.more, more, true);

@@ -6,21 +6,30 @@
 import { sleepHere } from '../../../ffi/libc.js';
 import type { Module } from '../../../process/image.js';
 import { R } from '../../../process/registers.js';
+import type { RemoteThread } from '../../../process/remote.js';
 import { goesOnAt } from '../../../process/stacks.js';
+import type { SelectorSet } from '../../../process/symbols/selector.js';
 import { BpfError } from '../../errno.js';
 import type { LinkTarget, SkippedFunction, SkipReason } from '../../kernel.js';
 import { checkFunctions } from '../ftrace/check.js';
+import { exitDenied } from '../ftrace/exit_deny.js';
+import { sitesOf } from '../ftrace/module_sites.js';
 import type { PatchSite } from '../ftrace/patch_site.js';
 import { PreparedText, type TextEdit } from '../ftrace/text_edit.js';
 import { KfuncTable } from '../kfunc_md/table.js';
 import type { LoadedProgram } from '../program.js';
-import type { Arena } from '../region/arena.js';
+import type { Arena, Block } from '../region/arena.js';
 import type { CodeRegion } from '../region/code_region.js';
 import { stepBack } from '../step_back.js';
 import type { Stop, Stopper } from '../stopper.js';
 import type { ProcessTarget, Targets } from '../targets.js';
+import type { ReturnPlace } from '../trampoline/full.js';
+import { whyNoReturns } from './call_returns.js';
 import { type InsidePoints, insidePoints, moveOut } from './inside.js';
 import type { Attached, LinkHost, MultiLink } from './multi_link.js';
+import { freeSession } from './program_lists.js';
+import { laidOutArgs, OPAQUE_ARGS, returnsWord } from './prototype.js';
+import { ReturnHooks } from './return_hooks.js';
 import { islandAddress, siteAddress, siteEdits } from './site_edits.js';
 import { type Slot, type SlotProgram, Slots, type SlotWish } from './slots.js';
 
@@ -35,6 +44,11 @@ export const LIVE_REFUSALS = {
   'used-by-multitrace': 'multitrace uses it to see libraries as they load',
   'unknown-function': 'no module of the process has a function there',
   duplicate: 'it is in the link already',
+  'not-allowed':
+    'its result may not be changed: it is not among the functions that were allowed for modify-return',
+  'too-many-sessions': 'it has as many session programs as a call has room for',
+  arguments:
+    'the program reads arguments or a result that it does not have, or that are not integers in registers',
 } as const;
 
 /** One program of one link. */
@@ -75,14 +89,24 @@ export class Hooks implements LinkHost {
   readonly #table: KfuncTable;
   readonly #slots: Slots;
   readonly #hooks = new Map<bigint, Hook>();
+  readonly #arena: Arena;
+  readonly #returns: ReturnHooks;
+  /** Rises with every link's change: programs that join later have higher ones. */
+  #serial = 0n;
+  /** Functions whose results modify-return programs may change: none unless the user says so. */
+  allowModifyReturn: SelectorSet | undefined;
+  /** Told before any return address is ours. */
+  onReturns: (place: ReturnPlace) => void = () => {};
   /** Functions that multitrace itself patched. */
   readonly reserved = new Set<bigint>();
 
   constructor(stopper: Stopper, targets: Targets, arena: Arena) {
     this.#stopper = stopper;
     this.#targets = targets;
+    this.#arena = arena;
     this.#table = new KfuncTable(arena, block => this.#slots.retireLater(() => arena.free(block)));
     this.#slots = new Slots(stopper, arena, this.#table.root);
+    this.#returns = new ReturnHooks(stopper, targets, this);
   }
 
   /** All code of ours in the process. */
@@ -95,9 +119,33 @@ export class Hooks implements LinkHost {
     this.#slots.addRegion(region);
   }
 
-  /** No thread of the stopped process is in code of ours, now or when it returns from a signal handler. */
+  /** No thread of the stopped process is in code of ours, now, when it returns from a signal handler, or from a call. */
   isQuiet(stop: Stop): boolean {
-    return this.#slots.isQuiet(stop);
+    const quiet = this.#slots.isQuiet(stop);
+    return this.#returns.settle(stop, quiet) === 0 && quiet;
+  }
+
+  /** Takes what is in private memory of the process out of it, when nothing needs it any more. */
+  unmapPrivate(remote: RemoteThread): void {
+    this.#returns.unmap(remote);
+  }
+
+  /** Whether a modify-return program may be attached to a function. */
+  mayModifyReturn({ owner, aliases }: ProcessTarget): boolean {
+    return this.allowModifyReturn?.matchesFunction(owner, aliases) ?? false;
+  }
+
+  missedCounter(): Block {
+    return this.#arena.alloc(8);
+  }
+
+  /** Prepares the process for programs that run at returns: where it has what they need. */
+  openReturns(): ReturnPlace {
+    this.#returns.open(this.#slots.regions[0], place => {
+      this.#slots.returns = place;
+      this.onReturns(place);
+    });
+    return this.#returns.place!;
   }
 
   /** The patch site of each target, or why it has none. */
@@ -127,6 +175,11 @@ export class Hooks implements LinkHost {
 
   attach(link: MultiLink, wanted: readonly LinkTarget[], skipInvalid: boolean): Attached {
     const program = link.prog as LoadedProgram;
+    const atReturn = program.attachType === 'fexit' || program.attachType === 'fsession';
+    const noReturns = atReturn ? whyNoReturns(this.#targets, this.#stopper.process.task) : undefined;
+    if (noReturns === undefined && (program.attachType !== 'fentry' || program.needs?.stack === true))
+      this.openReturns();
+    const serial = ++this.#serial;
     const skipped: SkippedFunction[] = [];
     const skip = ({ target }: LinkTarget, why: SkipReason): void => {
       if (!skipInvalid)
@@ -138,8 +191,22 @@ export class Hooks implements LinkHost {
     };
     const changes: Change[] = [];
     const change = (hook: Hook, want: LinkTarget): void => {
-      const programs = [...hook.programs, { link, program, cookie: want.cookie }];
-      changes.push({ hook, programs, want });
+      const { owner, aliases } = hook.target;
+      const session = program.attachType === 'fsession' ? freeSession(hook.programs) : -1;
+      const denied = atReturn
+        ? (noReturns ??
+          exitDenied(hook.site, aliases, owner.elf, name => sitesOf(owner.elf, owner.name).hasSymbol(name)))
+        : undefined;
+      if (denied !== undefined) skip(want, denied);
+      else if (program.attachType === 'fmod_ret' && !this.mayModifyReturn(hook.target))
+        skip(want, live('not-allowed'));
+      else if (session === undefined) skip(want, live('too-many-sessions'));
+      else if (!fits(program, hook.target)) skip(want, live('arguments'));
+      else {
+        const added = { link, program, cookie: want.cookie, serial, missed: link.missedAt };
+        const programs = [...hook.programs, session < 0 ? added : { ...added, session }];
+        changes.push({ hook, programs, want });
+      }
     };
 
     const fresh: { want: LinkTarget; target: ProcessTarget }[] = [];
@@ -219,7 +286,8 @@ export class Hooks implements LinkHost {
           text.write(process, stop.tid);
           committed = true;
           this.#slots.retire(old);
-          this.#slots.reclaim(stop);
+          for (const { hook, next } of rest) this.#returns.lead(hook.target.address, next);
+          this.#reclaim(stop);
           return standing;
         });
         pauseMs = Math.max(pauseMs, ms);
@@ -237,6 +305,14 @@ export class Hooks implements LinkHost {
         this.#undo(rest);
       }
     }
+  }
+
+  /** Takes programs that left off the calls under way, and frees what was retired where no thread is in code of ours. */
+  #reclaim(stop: Stop): void {
+    if (!this.#slots.hasRetired) return;
+    const quiet = this.#slots.isQuiet(stop);
+    this.#returns.settle(stop, quiet);
+    if (quiet) this.#slots.reclaim();
   }
 
   #prepare(changes: readonly Change[]): PreparedChange[] {
@@ -317,12 +393,25 @@ export class Hooks implements LinkHost {
       const addresses = new Set(gone.map(hook => hook.target.address));
       for (const link of new Set(gone.flatMap(hook => hook.programs.map(p => p.link))))
         link.forget(({ target }) => addresses.has(target.address));
-      for (const address of addresses) this.#hooks.delete(address);
+      for (const address of addresses) {
+        this.#hooks.delete(address);
+        this.#returns.lead(address, undefined);
+      }
       this.#table.delete([...addresses]);
       this.#slots.retire(gone.flatMap(hook => hook.slot ?? []));
     }
     this.#slots.forgetModules(modules);
+    this.#returns.followUnwinders();
   }
+}
+
+/** All that the program reads of a call is where it looks for it. */
+function fits(program: LoadedProgram, { prototype }: ProcessTarget): boolean {
+  const laidOut = laidOutArgs(prototype);
+  if (program.accessedArgs.some(arg => arg >= laidOut)) return false;
+  if (program.attachType === 'fentry') return true;
+  if ((program.nargs ?? OPAQUE_ARGS) > OPAQUE_ARGS) return false;
+  return program.readsReturnValue !== true || prototype === undefined || returnsWord(prototype);
 }
 
 function live(reason: keyof typeof LIVE_REFUSALS): SkipReason {

@@ -5,6 +5,7 @@
 
 import { BpfError } from '../../errno.js';
 import type { BpfProg, LinkTarget, SkippedFunction, TracingMultiLink } from '../../kernel.js';
+import type { Block } from '../region/arena.js';
 
 /** What attaching some targets came to. */
 export interface Attached {
@@ -16,6 +17,8 @@ export interface Attached {
 
 /** The part of the machine that links need. */
 export interface LinkHost {
+  /** A counter in shared memory for a link's missed calls. */
+  missedCounter(): Block;
   attach(link: MultiLink, targets: readonly LinkTarget[], skipInvalid: boolean): Attached;
   /** Returns how long the process stood still, ms. */
   detach(link: MultiLink): number;
@@ -24,8 +27,7 @@ export interface LinkHost {
 export class MultiLink implements TracingMultiLink {
   readonly id: number;
   readonly prog: BpfProg;
-  /** Programs at function entry may be entered again by a signal handler: they miss nothing. */
-  readonly missed = 0n;
+  readonly #missed: Block;
   readonly #host: LinkHost;
   readonly #skipInvalid: boolean;
   readonly #targets: LinkTarget[] = [];
@@ -35,9 +37,21 @@ export class MultiLink implements TracingMultiLink {
 
   constructor(host: LinkHost, id: number, prog: BpfProg, skipInvalid: boolean) {
     this.#host = host;
+    this.#missed = host.missedCounter();
     this.id = id;
     this.prog = prog;
     this.#skipInvalid = skipInvalid;
+  }
+
+  /** Calls whose return could not be waited for: more were under way than there is room to note. */
+  get missed(): bigint {
+    const { bytes } = this.#missed;
+    return new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true);
+  }
+
+  /** Where programs in the process count them. */
+  get missedAt(): bigint {
+    return this.#missed.address;
   }
 
   get targets(): readonly LinkTarget[] {

@@ -11,6 +11,7 @@ import type { Module } from '../../../process/image.js';
 import { Assembler } from '../../../x86/assembler.js';
 import type { PatchSite } from '../ftrace/patch_site.js';
 import { PATCH_SIZE } from '../ftrace/patch_site.js';
+import { listsSize, writeLists } from '../kfunc_md/lists.js';
 import { ENTRY, type RecordEntry, writeEntries, writeRecord } from '../kfunc_md/record.js';
 import type { LoadedProgram } from '../program.js';
 import { isQuiet } from '../quiet.js';
@@ -18,11 +19,14 @@ import type { Arena, Block } from '../region/arena.js';
 import { type CodeBlock, CodeRegion } from '../region/code_region.js';
 import type { Stop, Stopper } from '../stopper.js';
 import type { ProcessTarget } from '../targets.js';
+import { emitFullTrampoline, type ReturnPlace } from '../trampoline/full.js';
 import { emitGlobalTrampoline, specKey, type TrampolineSpec } from '../trampoline/global.js';
 import { slotSize, writeSlotCode } from '../trampoline/slot.js';
+import { isPlain, listsOf, plainEntries } from './program_lists.js';
+import { laidOutArgs, OPAQUE_ARGS } from './prototype.js';
 
-/** A function without a known prototype counts as having six integer arguments. */
-export const OPAQUE_ARGS = 6;
+export { OPAQUE_ARGS };
+
 /** Room in each region for global trampolines. */
 const TRAMPOLINE_ROOM = 8 << 10;
 /** A region is not made for fewer bytes. */
@@ -37,10 +41,18 @@ const ALL_CLOBBERS = 0xfc7;
 export interface SlotProgram {
   readonly program: LoadedProgram;
   readonly cookie: bigint;
+  /** When it joined: programs that join later have higher ones. */
+  readonly serial: bigint;
+  /** Which of a call's cookie words is its own, from 0: fsession. */
+  readonly session?: number;
+  /** Address of its counter of missed calls. */
+  readonly missed: bigint;
 }
 
 /** A slot in place, complete: record and code. */
 export interface Slot {
+  /** Programs run when its function returns: calls in the call table name the slot. */
+  readonly claims: boolean;
   readonly block: CodeBlock;
   /** Of the record, in the process. */
   readonly address: bigint;
@@ -62,6 +74,8 @@ export class Slots {
   readonly #arena: Arena;
   readonly #tableRoot: bigint;
   readonly #regions: CodeRegion[] = [];
+  /** What calls with a return need, from the first such program on. */
+  returns: (ReturnPlace & { readonly nothing: bigint }) | undefined;
   readonly #trampolines = new Map<CodeRegion, Map<string, bigint>>();
   /** Places that only the same function may have again, by its address. */
   readonly #spare = new Map<bigint, { owner: Module; blocks: CodeBlock[] }>();
@@ -128,9 +142,13 @@ export class Slots {
     if (more !== undefined) this.#arena.free(more);
   }
 
-  /** Frees what was retired, if no thread is in code of ours. */
-  reclaim(stop: Stop): void {
-    if (this.#retired.length === 0 || !this.isQuiet(stop)) return;
+  /** Something waits for no thread to be in code of ours. */
+  get hasRetired(): boolean {
+    return this.#retired.length > 0;
+  }
+
+  /** Frees what was retired: no thread is in code of ours, and no call under way names it. */
+  reclaim(): void {
     const retired = this.#retired;
     this.#retired = [];
     for (const free of retired) free();
@@ -153,9 +171,11 @@ export class Slots {
   /** Chooses a region for each module, planning new ones where none has room within reach. */
   #assignRegions(wishes: readonly SlotWish[]): Map<Module, CodeRegion> {
     const needs = new Map<Module, number>();
-    for (const { target, site } of wishes) {
-      if ((this.#spare.get(target.address)?.blocks.length ?? 0) > 0) continue;
-      needs.set(target.owner, (needs.get(target.owner) ?? 0) + ((slotSize(site) + LINE - 1) & -LINE));
+    for (const wish of wishes) {
+      const { owner, address } = wish.target;
+      const size = wishSize(wish);
+      if (this.#spare.get(address)?.blocks.some(block => block.size >= size)) continue;
+      needs.set(owner, (needs.get(owner) ?? 0) + ((size + LINE - 1) & -LINE));
     }
     const regionOf = new Map<Module, CodeRegion>();
     const promised = new Map<CodeRegion, number>();
@@ -189,22 +209,34 @@ export class Slots {
     return regionOf;
   }
 
-  #write({ target, site, programs }: SlotWish, regionOf: ReadonlyMap<Module, CodeRegion>): Slot {
-    const block =
-      this.#spare.get(target.address)?.blocks.pop() ?? regionOf.get(target.owner)!.alloc(slotSize(site));
+  #write(wish: SlotWish, regionOf: ReadonlyMap<Module, CodeRegion>): Slot {
+    const { target, site, programs } = wish;
+    const block = this.#takeSpare(wish) ?? regionOf.get(target.owner)!.alloc(wishSize(wish));
     const { region } = block;
     const address = region.addressOf(block);
-    const trampoline = this.#trampoline(region, specOf(site, programs));
-    const entries: RecordEntry[] = programs.map(p => ({ bpfFunc: p.program.address, cookie: p.cookie }));
+    const trampoline = this.#trampoline(region, specOf(wish));
+    const full = !isPlain(wish);
+    // A thread in the trampoline of a nop sled may find this record after it came for another: plain programs are
+    // always where plain trampolines look for them.
+    const plain = full ? plainEntries(wish, this.returns!.nothing) : programs.map(entryOf);
     let more: Block | undefined;
-    if (entries.length > 1) {
-      more = this.#arena.alloc(entries.length * ENTRY.size);
-      writeEntries(more.bytes, entries.slice(1));
+    if (plain.length > 1) {
+      more = this.#arena.alloc(plain.length * ENTRY.size);
+      writeEntries(more.bytes, plain.slice(1));
     }
     const bytes = region.bytesOf(block);
-    writeRecord(bytes, target.address, OPAQUE_ARGS, entries[0], more?.address ?? 0n);
+    const lists = full ? listsAt(site) : 0;
+    writeRecord(bytes, target.address, laidOutArgs(target.prototype), plain[0], more?.address ?? 0n, lists);
     writeSlotCode(bytes, address, trampoline, site, target.owner.bias);
-    return { block, address, trampoline, more, target };
+    if (full) writeLists(bytes.subarray(lists), listsOf(programs));
+    const claims = full && listsOf(programs).exits.length > 0;
+    return { block, address, trampoline, more, target, claims };
+  }
+
+  #takeSpare(wish: SlotWish): CodeBlock | undefined {
+    const blocks = this.#spare.get(wish.target.address)?.blocks;
+    const index = blocks?.findIndex(block => block.size >= wishSize(wish)) ?? -1;
+    return index < 0 ? undefined : blocks!.splice(index, 1)[0];
   }
 
   #trampoline(region: CodeRegion, spec: TrampolineSpec): bigint {
@@ -217,7 +249,8 @@ export class Slots {
     const there = known.get(key);
     if (there !== undefined) return there;
     const a = new Assembler();
-    emitGlobalTrampoline(a, spec, this.#tableRoot);
+    if (spec.full === true) emitFullTrampoline(a, spec, this.#tableRoot, this.returns!);
+    else emitGlobalTrampoline(a, spec, this.#tableRoot);
     const block = region.alloc(a.length);
     const address = region.addressOf(block);
     region.bytesOf(block).set(a.finish(address));
@@ -226,19 +259,32 @@ export class Slots {
   }
 }
 
-function specOf(site: PatchSite, programs: readonly SlotProgram[]): TrampolineSpec {
-  if (site.kind === 'nop-sled')
-    // A thread in it may find a record that was put in the table after it came: it serves any program.
-    return {
-      nrArgs: OPAQUE_ARGS,
-      arguments: true,
-      clobbers: ALL_CLOBBERS,
-      record: { returnOffset: site.address - site.function + PATCH_SIZE },
-    };
+function entryOf({ program, cookie }: SlotProgram): RecordEntry {
+  return { bpfFunc: program.address, cookie };
+}
+
+/** Where a slot's lists begin. */
+function listsAt(site: PatchSite): number {
+  return (slotSize(site) + 7) & -8;
+}
+
+function wishSize(wish: SlotWish): number {
+  return isPlain(wish) ? slotSize(wish.site) : listsAt(wish.site) + listsSize(listsOf(wish.programs));
+}
+
+function specOf(wish: SlotWish): TrampolineSpec {
+  const { site, programs } = wish;
+  const nopSled = site.kind === 'nop-sled';
+  const record = nopSled ? { returnOffset: site.address - site.function + PATCH_SIZE } : 'slot';
+  if (!isPlain(wish))
+    return { nrArgs: OPAQUE_ARGS, arguments: true, clobbers: ALL_CLOBBERS, record, full: true };
+  // A thread in that of a nop sled may find a record that was put in the table after it came: it serves any program.
+  if (nopSled) return { nrArgs: OPAQUE_ARGS, arguments: true, clobbers: ALL_CLOBBERS, record };
   return {
     nrArgs: OPAQUE_ARGS,
     arguments: programs.some(({ program }) => program.accessedArgs.length > 0),
     clobbers: programs.reduce((mask, { program }) => mask | program.clobbers, 0),
-    record: 'slot',
+    stack: programs.some(({ program }) => program.needs?.stack === true),
+    record,
   };
 }

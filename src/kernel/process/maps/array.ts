@@ -1,14 +1,16 @@
 /**
  * Array maps (BPF_MAP_TYPE_ARRAY), the reader's side: all values side by side, the index is the key. A value of
- * up to 8 bytes is read and written whole; a longer one word by word, as in the kernel.
+ * up to 8 bytes is read and written whole; a longer one word by word, as in the kernel. Global data (`.data`, `.bss`,
+ * `.rodata`) is an array of one value.
  */
 
-import { MAP_TYPE, UPDATE } from '../../../bpf/map_type.js';
+import { MAP_FLAG, UPDATE } from '../../../bpf/map_type.js';
 import { BpfError } from '../../errno.js';
-import type { Arena, Block } from '../region/arena.js';
-import { checkSize, type MapAttributes } from './attributes.js';
-import { ARRAY, MAP, padded } from './layout.js';
-import type { BpfMap } from './map.js';
+import type { MapEntry } from '../../kernel.js';
+import type { Arena } from '../region/arena.js';
+import type { MapAttributes } from './attributes.js';
+import { ARRAY, padded } from './layout.js';
+import { SharedMap } from './shared_map.js';
 
 /** What the JIT needs to compile a lookup without a call: `values + index * stride` where index < maxEntries. */
 export interface InlineArray {
@@ -19,61 +21,28 @@ export interface InlineArray {
   readonly maxEntries: number;
 }
 
-const CACHE_LINE = 64;
+/** The u32 index that a key of four bytes is. */
+export function indexOfKey(key: Uint8Array): number {
+  return new DataView(key.buffer, key.byteOffset, 4).getUint32(0, true);
+}
 
-export class ArrayMap implements BpfMap, InlineArray {
-  readonly type = MAP_TYPE.ARRAY;
-  readonly id: number;
-  readonly name: string;
-  readonly keySize = 4;
-  readonly valueSize: number;
-  readonly maxEntries: number;
-  readonly address: bigint;
-  readonly values: bigint;
-  readonly stride: number;
-  /** All values, shared with the process: value i starts at `i * stride`. */
-  readonly contents: Uint8Array;
+/** The key of an index. */
+export function keyOfIndex(index: number): Uint8Array {
+  const key = new Uint8Array(4);
+  new DataView(key.buffer).setUint32(0, index, true);
+  return key;
+}
 
-  private readonly arena: Arena;
-  private readonly block: Block;
-  private readonly words: BigUint64Array;
-
-  constructor(attr: MapAttributes, id: number, arena: Arena) {
-    this.id = id;
-    this.name = attr.name;
-    this.valueSize = attr.valueSize;
-    this.maxEntries = attr.maxEntries;
-    this.stride = padded(attr.valueSize);
-    this.arena = arena;
-    this.block = arena.alloc(ARRAY.VALUES + this.stride * this.maxEntries, CACHE_LINE);
-    this.address = this.block.address;
-    this.values = this.address + BigInt(ARRAY.VALUES);
-    const { buffer, byteOffset } = this.block.bytes;
-    const header = new DataView(buffer, byteOffset, ARRAY.VALUES);
-    header.setUint32(MAP.TYPE, this.type, true);
-    header.setUint32(MAP.KEY_SIZE, this.keySize, true);
-    header.setUint32(MAP.VALUE_SIZE, this.valueSize, true);
-    header.setUint32(MAP.MAX_ENTRIES, this.maxEntries, true);
-    header.setUint32(ARRAY.STRIDE, this.stride, true);
-    this.contents = new Uint8Array(buffer, byteOffset + ARRAY.VALUES, this.stride * this.maxEntries);
-    this.words = new BigUint64Array(buffer, byteOffset + ARRAY.VALUES, this.contents.length / 8);
+/** What all maps whose keys are indexes share: keys, bounds and iteration. */
+export abstract class IndexedMap extends SharedMap {
+  protected indexOf(key: Uint8Array): number {
+    this.checkKey(key);
+    return indexOfKey(key);
   }
 
-  lookup(key: Uint8Array): Uint8Array | undefined {
+  /** The index that an update writes to. */
+  protected indexToWrite(key: Uint8Array, flags: bigint): number {
     const index = this.indexOf(key);
-    if (index >= this.maxEntries) return undefined;
-    const first = (index * this.stride) / 8;
-    const copy = new BigUint64Array(this.stride / 8);
-    for (let i = 0; i < copy.length; i++) copy[i] = Atomics.load(this.words, first + i);
-    return new Uint8Array(copy.buffer, 0, this.valueSize);
-  }
-
-  update(key: Uint8Array, value: Uint8Array, flags = 0n): void {
-    const index = this.indexOf(key);
-    checkSize('value', this.name, value, this.valueSize);
-    if (flags < 0n || flags > UPDATE.EXIST) {
-      throw new BpfError('EINVAL', `Update flags ${flags} of map '${this.name}' are unknown; use 0, 1 or 2.`);
-    }
     if (index >= this.maxEntries) {
       throw new BpfError(
         'E2BIG',
@@ -86,13 +55,11 @@ export class ArrayMap implements BpfMap, InlineArray {
         `Index ${index} of array map '${this.name}' exists, as all its elements do; update it without UPDATE.NOEXIST.`,
       );
     }
-    const whole = new BigUint64Array(this.stride / 8);
-    new Uint8Array(whole.buffer).set(value);
-    const first = (index * this.stride) / 8;
-    for (let i = 0; i < whole.length; i++) Atomics.store(this.words, first + i, whole[i]!);
+    return index;
   }
 
-  delete(_key: Uint8Array): void {
+  delete(key: Uint8Array): void {
+    this.checkKey(key);
     throw new BpfError(
       'EINVAL',
       `Elements of array map '${this.name}' can not be deleted; write zeros, or use a hash map.`,
@@ -102,17 +69,81 @@ export class ArrayMap implements BpfMap, InlineArray {
   nextKey(key?: Uint8Array): Uint8Array | undefined {
     const index = key === undefined ? this.maxEntries : this.indexOf(key);
     if (index === this.maxEntries - 1) return undefined;
-    const next = new Uint8Array(4);
-    new DataView(next.buffer).setUint32(0, index >= this.maxEntries ? 0 : index + 1, true);
-    return next;
+    return keyOfIndex(index >= this.maxEntries ? 0 : index + 1);
+  }
+}
+
+export class ArrayMap extends IndexedMap implements InlineArray {
+  readonly values: bigint;
+  readonly stride: number;
+  /** All values, shared with the process: value i starts at `i * stride`. */
+  readonly contents: Uint8Array;
+  /** The same, where it may be had (`BPF_F_MMAPABLE`); to be read only once the map is frozen. */
+  readonly memory?: Uint8Array;
+
+  constructor(attr: MapAttributes, id: number, arena: Arena) {
+    const stride = padded(attr.valueSize);
+    super(attr, id, arena, ARRAY.VALUES + stride * attr.maxEntries);
+    this.stride = stride;
+    this.values = this.address + BigInt(ARRAY.VALUES);
+    this.header.setUint32(ARRAY.STRIDE, stride, true);
+    this.contents = this.bytes.subarray(ARRAY.VALUES, ARRAY.VALUES + stride * this.maxEntries);
+    if (this.lockOffset !== undefined) this.header.setUint32(ARRAY.LOCK, this.lockOffset + 1, true);
+    if ((this.flags & MAP_FLAG.MMAPABLE) !== 0) this.memory = this.contents;
   }
 
-  free(): void {
-    this.arena.free(this.block);
+  /**
+   * A copy of the `size` bytes `offset` bytes into the values, if nobody can change them any more: the map is
+   * frozen, and read-only for programs. `undefined` where that is not so, or they are not all in one value.
+   */
+  readConstant(offset: number, size: number): Uint8Array | undefined {
+    if (!this.frozen || (this.flags & MAP_FLAG.RDONLY_PROG) === 0) return undefined;
+    if (!Number.isInteger(offset) || offset < 0 || size < 0) return undefined;
+    const inValue = offset % this.stride;
+    if (inValue + size > this.valueSize || offset + size > this.contents.length) return undefined;
+    return this.contents.slice(offset, offset + size);
   }
 
-  private indexOf(key: Uint8Array): number {
-    checkSize('key', this.name, key, this.keySize);
-    return new DataView(key.buffer, key.byteOffset, 4).getUint32(0, true);
+  lookup(key: Uint8Array): Uint8Array | undefined {
+    const index = this.indexOf(key);
+    this.checkReadable();
+    return index >= this.maxEntries ? undefined : this.valueAt(index);
+  }
+
+  update(key: Uint8Array, value: Uint8Array, flags = 0n): void {
+    this.checkKey(key);
+    this.checkValue(value);
+    this.checkWritable(flags);
+    const index = this.indexToWrite(key, flags);
+    const whole = new BigUint64Array(this.stride / 8);
+    new Uint8Array(whole.buffer).set(value);
+    const first = this.wordOf(index);
+    if (this.lockOffset !== undefined) {
+      this.writeAroundLock(first, new Uint32Array(whole.buffer), this.lockOffset / 4);
+      return;
+    }
+    for (let i = 0; i < whole.length; i++) Atomics.store(this.words, first + i, whole[i]!);
+  }
+
+  /** Writes a value in halves of words, but for the one that is its spin lock. */
+  private writeAroundLock(first: number, halves: Uint32Array, lock: number): void {
+    const target = new Uint32Array(this.bytes.buffer, this.bytes.byteOffset + first * 8, halves.length);
+    for (let i = 0; i < halves.length; i++) if (i !== lock) Atomics.store(target, i, halves[i]!);
+  }
+
+  override *entries(): Iterable<MapEntry> {
+    this.checkReadable();
+    for (let i = 0; i < this.maxEntries; i++) yield { key: keyOfIndex(i), value: this.valueAt(i) };
+  }
+
+  private wordOf(index: number): number {
+    return (ARRAY.VALUES + index * this.stride) / 8;
+  }
+
+  private valueAt(index: number): Uint8Array {
+    const first = this.wordOf(index);
+    const copy = new BigUint64Array(this.stride / 8);
+    for (let i = 0; i < copy.length; i++) copy[i] = Atomics.load(this.words, first + i);
+    return this.withoutLock(new Uint8Array(copy.buffer, 0, this.valueSize));
   }
 }

@@ -7,6 +7,7 @@ import { UPDATE } from '../../../bpf/map_type.js';
 import { type Assembler, type Label, mem, r8, r10, rax, rcx, rdi, rdx, rsi } from '../../../x86/assembler.js';
 import { errnoNumber } from '../../errno.js';
 import { ARRAY, MAP } from './layout.js';
+import { SPIN_LOCK_BYTES } from './value_fields.js';
 
 /** Entry points of the array routines. */
 export interface ArrayRoutines {
@@ -25,8 +26,30 @@ function emitElementAddress(a: Assembler): void {
   a.lea(rax, mem(rdi, ARRAY.VALUES, rax));
 }
 
+/** Copies eax bytes from r10 to rcx, but for the spin lock of the array rdi's values. */
+function emitCopyAroundLock(a: Assembler, copyExact: Label): void {
+  const behind = a.label();
+  const done = a.label();
+  a.mov(r8, mem(rdi, ARRAY.LOCK), 4);
+  a.dec(r8, 4);
+  a.push(rax);
+  a.mov(rax, r8, 4);
+  a.test(rax, rax, 4);
+  a.jcc('e', behind);
+  a.call(copyExact);
+  a.bind(behind);
+  a.pop(rax);
+  a.add(r10, SPIN_LOCK_BYTES);
+  a.add(rcx, SPIN_LOCK_BYTES);
+  a.sub(rax, r8, 4);
+  a.sub(rax, SPIN_LOCK_BYTES, 4);
+  a.jcc('e', done);
+  a.call(copyExact);
+  a.bind(done);
+}
+
 /** Emits the routines. They clobber rax, rcx, rdx, r8, r10, r11. */
-export function emitArrayRoutines(a: Assembler, copyPadded: Label): ArrayRoutines {
+export function emitArrayRoutines(a: Assembler, copyPadded: Label, copyExact: Label): ArrayRoutines {
   const outside = a.label();
   a.align(16);
   const arrayLookup = a.here();
@@ -52,10 +75,17 @@ export function emitArrayRoutines(a: Assembler, copyPadded: Label): ArrayRoutine
   a.cmp(rcx, Number(UPDATE.NOEXIST));
   a.jcc('e', exists);
   emitElementAddress(a);
+  const locked = a.label();
   a.mov(rcx, rax);
   a.mov(r10, rdx);
   a.mov(rax, mem(rdi, MAP.VALUE_SIZE), 4);
+  a.cmp(mem(rdi, ARRAY.LOCK), 0, 4);
+  a.jcc('ne', locked);
   a.call(copyPadded);
+  a.xor(rax, rax, 4);
+  a.ret();
+  a.bind(locked);
+  emitCopyAroundLock(a, copyExact);
   a.xor(rax, rax, 4);
   a.ret();
   a.bind(tooBig);

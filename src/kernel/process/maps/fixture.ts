@@ -8,9 +8,20 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { ftruncate, MAP as MMAP, memfdCreate, mmap, munmap, PROT, viewMemory } from '../../../ffi/libc.js';
-import { Assembler, type Label } from '../../../x86/assembler.js';
+import {
+  callCode,
+  ftruncate,
+  MAP as MMAP,
+  memfdCreate,
+  mmap,
+  munmap,
+  PROT,
+  viewMemory,
+} from '../../../ffi/libc.js';
+import { Assembler, type Label, mem, rcx, rdx } from '../../../x86/assembler.js';
+import { BpfError } from '../../errno.js';
 import type { Arena, Block } from '../region/arena.js';
+import { CURSOR } from './iterate_code.js';
 import { HASH, MAP, NODE, padded, WORD } from './layout.js';
 import { mixKey } from './mix.js';
 import { emitMapRoutines, type MapRoutines } from './routines.js';
@@ -59,10 +70,18 @@ export class RoutinesInMemory implements Disposable {
   private readonly base: bigint;
   private readonly assembler: Assembler;
   readonly routines: MapRoutines;
+  /** mapIterate, with its second result stored where rdx points. */
+  readonly iterateBoth: bigint;
 
   constructor() {
     this.assembler = new Assembler();
     this.routines = emitMapRoutines(this.assembler);
+    const both = this.assembler.here();
+    this.assembler.push(rdx);
+    this.assembler.call(this.routines.mapIterate);
+    this.assembler.pop(rcx);
+    this.assembler.mov(mem(rcx), rdx);
+    this.assembler.ret();
     this.size = Math.ceil(this.assembler.length / PAGE) * PAGE;
     this.fd = memfdCreate('multitrace-test-code');
     ftruncate(this.fd, this.size);
@@ -70,6 +89,7 @@ export class RoutinesInMemory implements Disposable {
     this.base = mmap(0n, this.size, PROT.READ | PROT.EXEC, MMAP.SHARED, this.fd, 0);
     new Uint8Array(viewMemory(writable, this.size)).set(this.assembler.finish(this.base));
     munmap(writable, this.size);
+    this.iterateBoth = this.address(both);
   }
 
   offset(label: Label): number {
@@ -194,5 +214,119 @@ export class StressProgram implements Disposable {
 
   [Symbol.dispose](): void {
     rmSync(this.directory, { recursive: true });
+  }
+}
+
+/** Arguments of a map operation as a program gives them. */
+export interface ProgramArguments {
+  readonly key?: Uint8Array;
+  readonly value?: Uint8Array;
+  readonly flags?: bigint;
+  /** The thread's slot. */
+  readonly slot?: number;
+}
+
+/** Calls routines the way compiled programs do, with keys and values at addresses that stay. */
+export class ProgramSide {
+  private readonly code: RoutinesInMemory;
+  private readonly memory: SharedMemory;
+  private readonly block: Block;
+
+  constructor(code: RoutinesInMemory, memory: SharedMemory) {
+    this.code = code;
+    this.memory = memory;
+    this.block = memory.alloc(16384, 4096);
+  }
+
+  /** Puts bytes at the end of a page, so that whoever reads beyond them sees other bytes than zeros. */
+  place(bytes: Uint8Array, page: number): bigint {
+    const end = (page + 1) * 4096 - 64;
+    this.block.bytes.fill(0xa5, page * 4096, (page + 1) * 4096);
+    this.block.bytes.set(bytes, end - bytes.length);
+    return this.block.address + BigInt(end - bytes.length);
+  }
+
+  /** What stands where `place` put `size` bytes, and whether all around it is as it was. */
+  placed(size: number, page: number): Uint8Array {
+    const end = (page + 1) * 4096 - 64;
+    const around = [
+      this.block.bytes.subarray(page * 4096, end - size),
+      this.block.bytes.subarray(end, (page + 1) * 4096),
+    ];
+    if (around.some(bytes => bytes.some(byte => byte !== 0xa5)))
+      throw new Error('bytes beside a value were written');
+    return this.block.bytes.slice(end - size, end);
+  }
+
+  private run(name: keyof MapRoutines, ...args: (bigint | number)[]): bigint {
+    return BigInt.asIntN(64, callCode(this.code.address(this.code.routines[name]), ...args));
+  }
+
+  /** Lookup, with the map's own key size: a copy of `size` bytes of the value, or `undefined`. */
+  lookup(
+    name: keyof MapRoutines,
+    map: { address: bigint },
+    args: ProgramArguments,
+    size: number,
+  ): Uint8Array | undefined {
+    const at = this.lookupAddress(name, map, args);
+    return at === 0n ? undefined : this.memory.bytesFrom(at).slice(0, size);
+  }
+
+  lookupAddress(name: keyof MapRoutines, map: { address: bigint }, args: ProgramArguments): bigint {
+    const key = this.place(args.key ?? new Uint8Array(0), 0);
+    return this.run(name, map.address, key, args.flags ?? 0n, 0, 0, args.slot ?? 0);
+  }
+
+  /** Update and delete: 0 or -errno. */
+  change(name: keyof MapRoutines, map: { address: bigint }, args: ProgramArguments): bigint {
+    const key = this.place(args.key ?? new Uint8Array(0), 0);
+    const value = args.value === undefined ? 0n : this.place(args.value, 1);
+    return this.run(name, map.address, key, value, args.flags ?? 0n, 0, args.slot ?? 0);
+  }
+
+  /** Push: 0 or -errno. */
+  push(name: keyof MapRoutines, map: { address: bigint }, value: Uint8Array, flags = 0n): bigint {
+    return this.run(name, map.address, this.place(value, 1), flags);
+  }
+
+  /** Pop and peek: the result, and the value that was written. */
+  take(name: keyof MapRoutines, map: { address: bigint }, size: number): [bigint, Uint8Array] {
+    const at = this.place(new Uint8Array(size).fill(0x5a), 1);
+    const result = this.run(name, map.address, at);
+    return [result, this.placed(size, 1)];
+  }
+
+  /** All that `mapIterate` gives: copies of keys and values. */
+  iterate(
+    map: { address: bigint },
+    keySize: number,
+    valueSize: number,
+    slot = 0,
+  ): [Uint8Array, Uint8Array][] {
+    const cursor = this.place(new Uint8Array(CURSOR.BYTES), 2);
+    const found: [Uint8Array, Uint8Array][] = [];
+    for (;;) {
+      const both = this.memory.alloc(16);
+      // rdx, the second result, is stored by a few instructions around the call.
+      const key = callCode(this.code.iterateBoth, map.address, cursor, both.address, 0, 0, slot);
+      if (key === 0n) return found;
+      const value = new DataView(both.bytes.buffer, both.bytes.byteOffset).getBigUint64(0, true);
+      found.push([
+        this.memory.bytesFrom(key).slice(0, keySize),
+        this.memory.bytesFrom(value).slice(0, valueSize),
+      ]);
+    }
+  }
+}
+
+/** What a call did, as the machine code says it: 0 or -errno. */
+export function asErrno(operation: () => void): bigint {
+  try {
+    operation();
+    return 0n;
+  } catch (error) {
+    if (error instanceof BpfError) return BigInt(-error.errno);
+    throw error;
   }
 }

@@ -31,6 +31,9 @@
  *     (SPARE beside MARK says so), a deleted one to FREE. So an insert fails exactly when max_entries keys are in
  *     the map (or are being inserted or deleted at this moment).
  *
+ *  8. A node that is in no list and nobody's is marked, so whoever looks at all nodes (eviction, iteration) sees which
+ *     are in the map: the unmarked ones, and those that will be linked at the next instruction.
+ *
  * What a death at the worst instruction costs is one node of the pool, never a wrong answer; a node that was
  * marked and not unlinked is not lost: the next operation on its bucket unlinks it.
  *
@@ -84,9 +87,6 @@ import {
   type Assembler,
   type Label,
   mem,
-  type Reg,
-  r8,
-  r9,
   r10,
   r11,
   r12,
@@ -102,7 +102,21 @@ import {
   rsi,
 } from '../../../x86/assembler.js';
 import { errnoNumber } from '../../errno.js';
+import { LRU_PATIENCE } from './hash_table.js';
 import { HASH, MAP, NODE, WORD } from './layout.js';
+import {
+  emitFreeListHead,
+  emitLinkOf,
+  emitNextVersion,
+  fresh,
+  LINK_SCALE,
+  type ListRoutines,
+  link,
+  next,
+  node,
+  prev,
+  source,
+} from './list_code.js';
 import { emitMixLongKey, emitMixWord } from './mix.js';
 import { emitLoadPadded } from './words_code.js';
 
@@ -110,34 +124,12 @@ import { emitLoadPadded } from './words_code.js';
 export interface HashRoutines {
   /** rdi = map, rsi = key → rax = address of the value, or 0. */
   readonly hashLookup: Label;
-  /** rdi = map, rsi = key, rdx = value, rcx = flags → rax = 0, or -EEXIST, -ENOENT, -E2BIG, -EBUSY, -EINVAL. */
+  /** rdi = map, rsi = key, rdx = value, rcx = flags → rax = 0, or -EEXIST, -ENOENT, -E2BIG, -ENOMEM (LRU), -EBUSY, -EINVAL. */
   readonly hashUpdate: Label;
   /** rdi = map, rsi = key → rax = 0 or -ENOENT. */
   readonly hashDelete: Label;
-}
-
-// What the registers hold during a search; the map stays in rdi and the key's address in rsi.
-const prev = r8; //   address of the word that leads to the node
-const link = r9; //   what that word held
-const node = rcx; //  the node, or 0
-const next = r10; //  what the node's word held
-
-/** Words have 32 bits of offset and flags: the node is twice that from the map's start. */
-const LINK_SCALE = 2;
-
-/** `dst` = a word with the version after that of `src` and no node. */
-function emitNextVersion(a: Assembler, dst: Reg, src: Reg | ReturnType<typeof mem>): void {
-  a.mov(dst, src);
-  a.shr(dst, WORD.VERSION_SHIFT);
-  a.inc(dst, 4);
-  a.shl(dst, WORD.VERSION_SHIFT);
-}
-
-/** `dst` = the low half of a word that leads to the node at `from`. */
-function emitLinkOf(a: Assembler, dst: Reg, from: Reg): void {
-  a.mov(dst, from);
-  a.sub(dst, rdi);
-  a.shr(dst, 1);
+  /** As hashLookup, for LRU maps: the value counts as used. */
+  readonly lruLookup: Label;
 }
 
 interface SearchExits {
@@ -251,98 +243,11 @@ function emitSearch(a: Assembler, unlink: Label): Label {
   return start;
 }
 
-/**
- * Routine: push `node` on the free list whose head is at r10. Clobbers rax, rdx.
- *
- *     repeat
- *       top = *head; node.nextFree = top.node
- *     until swap *head: top -> node
- */
-function emitPushFree(a: Assembler): Label {
-  a.align(16);
-  const start = a.here();
-  a.push(rsi);
-  emitLinkOf(a, rsi, node);
-  a.mov(rax, mem(r10));
-  const again = a.here();
-  a.mov(mem(node, NODE.NEXT_FREE), rax, 4);
-  emitNextVersion(a, rdx, rax);
-  a.or(rdx, rsi);
-  a.lockCmpxchg(mem(r10), rdx);
-  a.jcc('ne', again);
-  a.pop(rsi);
-  a.ret();
-  return start;
-}
-
-/**
- * Routine: swap the word at `prev` from `link` past `node`, whose marked word is in `next`. On success ZF is
- * set, `link` is the new word and the node is free. Clobbers rax, rdx, `next`.
- */
-function emitUnlink(a: Assembler, pushFree: Label): Label {
-  const changed = a.label();
-  a.align(16);
-  const start = a.here();
-  emitNextVersion(a, rdx, link);
-  a.mov(rax, next, 4);
-  a.and(rax, ~WORD.FLAGS, 4);
-  a.or(rdx, rax);
-  a.mov(rax, link);
-  a.lockCmpxchg(mem(prev), rdx);
-  a.jcc('ne', changed);
-  a.mov(link, rdx);
-  a.and(next, WORD.SPARE, 4);
-  emitFreeListHead(a, r10, next);
-  a.call(pushFree);
-  a.cmp(rax, rax);
-  a.bind(changed);
-  a.ret();
-  return start;
-}
-
-/** `dst` = address of the head of the free list that `which` (0 or WORD.SPARE) names. */
-function emitFreeListHead(a: Assembler, dst: Reg, which: Reg): void {
-  a.lea(dst, mem(rdi, HASH.FREE, which, ((HASH.SPARE - HASH.FREE) / WORD.SPARE) as 4));
-}
-
 // What the registers hold during an update, beside those of the search.
 const value = rbx; //    address of the value
-const flags = r12;
-const fresh = r13; //    our new node, which nobody else can see yet, or 0
-const source = r14; //   where it came from: 0 is FREE, WORD.SPARE is SPARE
+const flags = r12; //    (fresh and source: list_code.ts)
 const found = r15; //    the live node with the key
 const foundNext = rbp; // what its word held
-
-/**
- * Routine: pop a node from the free list `source` into `fresh`; ZF is set if there is none.
- * Clobbers rax, rcx, rdx, r10, r11.
- *
- *     repeat
- *       top = *head; if none: return
- *     until swap *head: top -> top.nextFree     // the version says if top was taken and came back meanwhile
- */
-function emitPopFree(a: Assembler): Label {
-  const empty = a.label();
-  a.align(16);
-  const start = a.here();
-  emitFreeListHead(a, r10, source);
-  a.mov(rax, mem(r10));
-  const again = a.here();
-  a.mov(rcx, rax, 4);
-  a.test(rcx, rcx, 4);
-  a.jcc('e', empty);
-  a.lea(rcx, mem(rdi, 0, rcx, LINK_SCALE));
-  emitNextVersion(a, rdx, rax);
-  a.mov(r11, mem(rcx, NODE.NEXT_FREE), 4);
-  a.or(rdx, r11);
-  a.lockCmpxchg(mem(r10), rdx);
-  a.jcc('ne', again);
-  a.mov(fresh, rcx);
-  a.test(fresh, fresh);
-  a.bind(empty);
-  a.ret();
-  return start;
-}
 
 /** Routine: write key and value into `fresh`, marked. Clobbers rax, rcx, rdx, r10, r11. */
 function emitFill(a: Assembler, copyPadded: Label): Label {
@@ -359,7 +264,25 @@ function emitFill(a: Assembler, copyPadded: Label): Label {
   a.mov(rcx, mem(rdi, HASH.VALUE_OFFSET), 4);
   a.add(rcx, fresh);
   a.mov(rax, mem(rdi, MAP.VALUE_SIZE), 4);
-  a.jmp(copyPadded);
+  a.call(copyPadded);
+  const unlocked = a.label();
+  a.mov(rax, mem(rdi, HASH.LOCK), 4);
+  a.test(rax, rax, 4);
+  a.jcc('e', unlocked);
+  a.add(rax, fresh);
+  a.mov(rcx, mem(rdi, HASH.VALUE_OFFSET), 4);
+  a.mov(mem(rax, -1, rcx), 0, 4);
+  a.bind(unlocked);
+  // LRU: a value that is replaced is in use, a new key has yet to prove it.
+  const plain = a.label();
+  a.mov(rax, mem(rdi, HASH.REF_DELTA), 4);
+  a.test(rax, rax, 4);
+  a.jcc('e', plain);
+  a.add(rax, fresh);
+  a.mov(rcx, mem(rdi, HASH.VALUE_OFFSET), 4);
+  a.mov(mem(rax, 0, rcx), source);
+  a.bind(plain);
+  a.ret();
   return start;
 }
 
@@ -388,7 +311,7 @@ function emitLookup(a: Assembler, search: Label): Label {
 
 function emitUpdate(
   a: Assembler,
-  routines: { search: Label; unlink: Label; pushFree: Label; popFree: Label; fill: Label },
+  routines: ListRoutines & { search: Label; fill: Label; evict: Label },
 ): Label {
   const saved = [rbx, rbp, r12, r13, r14, r15];
   const absent = a.label();
@@ -466,6 +389,7 @@ function emitUpdate(
   a.test(source, source, 4);
   a.jcc('e', append);
   // The node was taken to replace a key that has been deleted since: a spare node must not become a key's own.
+  a.or(mem(fresh, NODE.NEXT), WORD.MARK, 4);
   a.mov(node, fresh);
   emitFreeListHead(a, r10, source);
   a.call(routines.pushFree);
@@ -488,8 +412,16 @@ function emitUpdate(
 
   // The key may have been inserted, and the last node with it, after the search.
   a.bind(full);
+  const plain = a.label();
   a.cmp(mem(prev), link);
   a.jcc('ne', again);
+  a.cmp(mem(rdi, HASH.REF_DELTA), 0, 4);
+  a.jcc('e', plain);
+  a.call(routines.evict);
+  a.jcc('e', again);
+  a.mov(value, -errnoNumber('ENOMEM'));
+  a.jmp(fail);
+  a.bind(plain);
   a.mov(value, -errnoNumber('E2BIG'));
   a.jmp(fail);
 
@@ -506,6 +438,7 @@ function emitUpdate(
   const released = a.label();
   a.test(fresh, fresh);
   a.jcc('e', released);
+  a.or(mem(fresh, NODE.NEXT), WORD.MARK, 4);
   a.mov(node, fresh);
   emitFreeListHead(a, r10, source);
   a.call(routines.pushFree);
@@ -547,15 +480,99 @@ function emitDelete(a: Assembler, search: Label, unlink: Label): Label {
   return start;
 }
 
+/**
+ * Routine: evict a key that was not used lately from the LRU map rdi. ZF is set if one was, or was by somebody else.
+ * Clobbers what the search does.
+ *
+ *     patience = LRU_PATIENCE
+ *     repeat 2 * nodes times
+ *       node = pool[hand++ % nodes]
+ *       if node is marked: continue                       // not in the map
+ *       if node.ref and patience--: node.ref = 0, continue // used since the hand was here
+ *       if delete(node.key): return
+ *
+ * The node may become another key's between the look and the deletion; then that one goes. Its key can even be half
+ * written: then the search finds nothing, or some key that equals it, and no harm is done.
+ */
+function emitEvict(a: Assembler, hashDelete: Label): Label {
+  const patience = r14;
+  const step = r15;
+  const saved = [rsi, patience, step];
+  const skip = a.label();
+  const victim = a.label();
+  const done = a.label();
+  a.align(16);
+  const start = a.here();
+  for (const register of saved) a.push(register);
+  a.mov(patience, LRU_PATIENCE, 4);
+  a.mov(step, mem(rdi, HASH.NODES));
+  a.add(step, step);
+  const again = a.here();
+  a.mov(rax, 1, 4);
+  a.lockXadd(mem(rdi, HASH.HAND), rax);
+  a.xor(rdx, rdx, 4);
+  a.div(mem(rdi, HASH.NODES));
+  a.mov(rax, mem(rdi, HASH.NODE_SIZE), 4);
+  a.imul(rdx, rax);
+  a.add(rdx, mem(rdi, HASH.POOL));
+  a.add(rdx, rdi);
+  a.test(mem(rdx, NODE.NEXT), WORD.MARK, 1);
+  a.jcc('ne', skip);
+  a.mov(rax, mem(rdi, HASH.REF_DELTA), 4);
+  a.mov(rcx, mem(rdi, HASH.VALUE_OFFSET), 4);
+  a.add(rax, rcx);
+  a.cmp(mem(rdx, 0, rax), 0);
+  a.jcc('e', victim);
+  a.dec(patience, 4);
+  a.jcc('s', victim);
+  a.mov(mem(rdx, 0, rax), 0);
+  a.jmp(skip);
+  a.bind(victim);
+  a.lea(rsi, mem(rdx, NODE.KEY));
+  a.call(hashDelete);
+  a.test(rax, rax, 4);
+  a.jcc('e', done);
+  a.bind(skip);
+  a.dec(step);
+  a.jcc('ne', again);
+  a.test(rdi, rdi);
+  a.bind(done);
+  for (const register of [...saved].reverse()) a.pop(register);
+  a.ret();
+  return start;
+}
+
+/** LRU: a lookup, which says of the value that it is used. */
+function emitLruLookup(a: Assembler, hashLookup: Label): Label {
+  const done = a.label();
+  a.align(16);
+  const start = a.here();
+  a.call(hashLookup);
+  a.test(rax, rax);
+  a.jcc('e', done);
+  emitMarkUsed(a);
+  a.bind(done);
+  a.ret();
+  return start;
+}
+
+/** Says of the value at rax, in the LRU map rdi, that it is used. Writes only what changes. Clobbers rcx. */
+export function emitMarkUsed(a: Assembler): void {
+  const known = a.label();
+  a.mov(rcx, mem(rdi, HASH.REF_DELTA), 4);
+  a.cmp(mem(rax, 0, rcx), 0);
+  a.jcc('ne', known);
+  a.mov(mem(rax, 0, rcx), 1);
+  a.bind(known);
+}
+
 /** Emits the routines and what they call; `copyPadded` is the routine of words_code.ts. */
-export function emitHashRoutines(a: Assembler, copyPadded: Label): HashRoutines {
-  const pushFree = emitPushFree(a);
-  const unlink = emitUnlink(a, pushFree);
-  const popFree = emitPopFree(a);
+export function emitHashRoutines(a: Assembler, lists: ListRoutines, copyPadded: Label): HashRoutines {
   const fill = emitFill(a, copyPadded);
-  const search = emitSearch(a, unlink);
+  const search = emitSearch(a, lists.unlink);
   const hashLookup = emitLookup(a, search);
-  const hashUpdate = emitUpdate(a, { search, unlink, pushFree, popFree, fill });
-  const hashDelete = emitDelete(a, search, unlink);
-  return { hashLookup, hashUpdate, hashDelete };
+  const hashDelete = emitDelete(a, search, lists.unlink);
+  const evict = emitEvict(a, hashDelete);
+  const hashUpdate = emitUpdate(a, { ...lists, search, fill, evict });
+  return { hashLookup, hashUpdate, hashDelete, lruLookup: emitLruLookup(a, hashLookup) };
 }

@@ -21,7 +21,7 @@ import { HASH, MAP } from './layout.js';
 import { emitLoadPadded } from './words_code.js';
 
 /** 2^64 divided by the golden ratio, odd: no pattern, and as many ones as zeros. */
-const MULTIPLIER = 0x9e3779b97f4a7c15n;
+export const MULTIPLIER = 0x9e3779b97f4a7c15n;
 
 const LOW_64 = 0xffff_ffff_ffff_ffffn;
 

@@ -69,3 +69,43 @@ export function emitCopyPadded(a: Assembler): Label {
   a.ret();
   return start;
 }
+
+/**
+ * A routine that copies eax bytes (at least 1) from r10 to rcx and writes no byte beyond them: into memory that is a
+ * program's. Clobbers rax, rcx, rdx, r10.
+ */
+export function emitCopyExact(a: Assembler): Label {
+  const tail = a.label();
+  const done = a.label();
+  const start = a.here();
+  a.sub(rax, 8, 4);
+  a.jcc('b', tail);
+  const word = a.here();
+  a.mov(rdx, mem(r10));
+  a.mov(mem(rcx), rdx);
+  a.add(r10, 8);
+  a.add(rcx, 8);
+  a.sub(rax, 8, 4);
+  a.jcc('ae', word);
+  a.bind(tail);
+  a.add(rax, 8, 4);
+  a.jcc('e', done);
+  const byte = a.here();
+  a.movzx(rdx, mem(r10), 1);
+  a.mov(mem(rcx), rdx, 1);
+  a.inc(r10);
+  a.inc(rcx);
+  a.dec(rax, 4);
+  a.jcc('ne', byte);
+  a.bind(done);
+  a.ret();
+  return start;
+}
+
+/** Zeros the value_size bytes that `r10` points at, as pop and peek of an empty map do. Clobbers rax, r10. */
+export function emitZeroBytes(a: Assembler): void {
+  const again = a.here();
+  a.mov(mem(r10, -1, rax), 0, 1);
+  a.dec(rax, 4);
+  a.jcc('ne', again);
+}

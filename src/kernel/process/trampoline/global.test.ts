@@ -39,7 +39,13 @@ const NOTE_BYTES = 64;
 function rig(
   spec: TrampolineSpec,
   programs: number,
-): { run: () => { changed: string[]; notes: bigint[][] } } {
+): {
+  run: () => {
+    changed: string[];
+    notes: bigint[][];
+    stackWords: { returnAddress: bigint; behindCall: bigint };
+  };
+} {
   const memory = new SharedMemory(1 << 20);
   const fd = memfdCreate('trampoline-test');
   ftruncate(fd, CODE_BYTES);
@@ -49,6 +55,7 @@ function rig(
   const table = new KfuncTable(memory, () => {});
   const notes = memory.alloc(NOTE_BYTES * 8);
   const cursor = memory.alloc(8);
+  const returned = memory.alloc(8);
   const results = memory.alloc(8 * ALL.length);
   const a = new Assembler();
 
@@ -68,6 +75,12 @@ function rig(
       a.mov(rax, mem(rdi, 8 * i));
       a.mov(mem(r11, 16 + 8 * i), rax);
     }
+  if (spec.stack === true) {
+    a.mov(rax, mem(rdi, FRAME.stack));
+    a.mov(rax, mem(rax));
+    a.movImm64(r10, returned.address);
+    a.mov(mem(r10), rax);
+  }
   for (const reg of CALLER_SAVED) a.movImm64(reg, 0xdead_0000n + BigInt(reg.code));
   a.ret();
 
@@ -89,6 +102,7 @@ function rig(
   for (const reg of saved) a.push(reg);
   for (const reg of ALL) a.movImm64(reg, 0x1111_0000_0000n + BigInt(reg.code));
   a.call(slot);
+  const behindCall = a.here();
   a.push(rax);
   a.movImm64(rax, results.address);
   for (const [i, reg] of ALL.entries()) if (reg !== rax) a.mov(mem(rax, 8 * i), reg);
@@ -124,6 +138,10 @@ function rig(
       const words = new BigUint64Array(notes.bytes.buffer, notes.bytes.byteOffset, (NOTE_BYTES / 8) * runs);
       return {
         changed,
+        stackWords: {
+          returnAddress: new BigUint64Array(returned.bytes.buffer, returned.bytes.byteOffset, 1)[0],
+          behindCall: at(a.offsetOf(behindCall)),
+        },
         notes: Array.from({ length: runs }, (_, i) => [...words.subarray(i * 8, i * 8 + 8)]),
       };
     },
@@ -165,6 +183,18 @@ test('fewer arguments than registers are laid out, and the others are preserved'
   const { changed, notes } = rig({ nrArgs: 2, arguments: true, clobbers: CLOBBERS, record: 'slot' }, 1).run();
   expect(changed).toEqual([]);
   expect(notes[0].slice(2, 4)).toEqual(ARGUMENTS.slice(0, 2));
+});
+
+test('where a program needs it, ctx - 24 is the address of the word with the return address, for every program', () => {
+  const { changed, notes, stackWords } = rig(
+    { nrArgs: 6, arguments: true, clobbers: CLOBBERS, record: 'slot', stack: true },
+    3,
+  ).run();
+  expect(changed).toEqual([]);
+  expect(notes.map(n => n[0])).toEqual([100n, 101n, 102n]);
+  for (const n of notes) expect(n.slice(2)).toEqual(ARGUMENTS);
+  // Three programs on one call saw one word, and it held the address behind the call.
+  expect(stackWords.returnAddress).toBe(stackWords.behindCall);
 });
 
 test('a trampoline for a program that spoils little saves little', () => {

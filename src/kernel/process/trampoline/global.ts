@@ -31,7 +31,7 @@ import { emitTableLookup } from '../kfunc_md/table.js';
 import { FRAME } from './frame.js';
 
 /** Integer arguments in registers, in order (System V ABI). */
-const ARGUMENTS: readonly Reg[] = [rdi, rsi, rdx, rcx, r8, r9];
+export const ARGUMENTS: readonly Reg[] = [rdi, rsi, rdx, rcx, r8, r9];
 const CALLER_SAVED: readonly Reg[] = [rax, rcx, rdx, rsi, rdi, r8, r9, r10, r11];
 const WORD = 8;
 /** `call rel32`. */
@@ -50,6 +50,10 @@ export interface TrampolineSpec {
   readonly arguments: boolean;
   /** Caller-saved registers that the programs change, a mask of 1 << register number. */
   readonly clobbers: number;
+  /** A program reads where the function's return address is. */
+  readonly stack?: boolean;
+  /** For functions with more than plain fentry programs: full.ts. */
+  readonly full?: boolean;
   /** The record is before the slot's call, or is looked up: then how far the return address is past the function. */
   readonly record: 'slot' | { readonly returnOffset: number };
 }
@@ -57,7 +61,8 @@ export interface TrampolineSpec {
 /** Two specs with one key share a trampoline. */
 export function specKey(spec: TrampolineSpec): string {
   const record = spec.record === 'slot' ? 'slot' : spec.record.returnOffset;
-  return `${spec.nrArgs}.${spec.arguments}.${spec.clobbers}.${record}`;
+  if (spec.full === true) return `full.${record}`;
+  return `${spec.nrArgs}.${spec.arguments}.${spec.clobbers}.${spec.stack === true}.${record}`;
 }
 
 /**
@@ -88,28 +93,34 @@ export function emitGlobalTrampoline(a: Assembler, spec: TrampolineSpec, tableRo
     a.sub(rax, spec.record.returnOffset);
     emitTableLookup(a, tableRoot, rax, rax, absent);
   }
-  // ctx - 8 and ctx - 16: see frame.ts.
+  // ctx - 8 and ctx - 16, and ctx - 24 where it is asked for: see frame.ts.
+  const bottom = spec.stack === true ? FRAME.stack : FRAME.entry;
+  const entry = mem(rsp, FRAME.entry - bottom);
   a.push(rax);
   a.add(rax, RECORD.entry);
   a.push(rax);
-  a.lea(rdi, mem(rsp, -FRAME.entry));
+  if (spec.stack === true) {
+    a.lea(rdi, mem(rsp, (pushed.length + 1) * WORD - FRAME.entry));
+    a.push(rdi);
+  }
+  a.lea(rdi, mem(rsp, -bottom));
   a.callReg(mem(rax, ENTRY.bpfFunc));
-  a.mov(rax, mem(rsp));
+  a.mov(rax, entry);
   a.mov(rax, mem(rax, RECORD.more - RECORD.entry));
   a.test(rax, rax);
   a.jcc('ne', further);
   a.bind(done);
-  a.add(rsp, -FRAME.entry);
+  a.add(rsp, -bottom);
   if (lookup) a.bind(absent);
   for (const reg of pushed.toReversed()) a.pop(reg);
   a.ret();
 
   const next = a.here();
   a.bind(further);
-  a.mov(mem(rsp), rax);
-  a.lea(rdi, mem(rsp, -FRAME.entry));
+  a.mov(entry, rax);
+  a.lea(rdi, mem(rsp, -bottom));
   a.callReg(mem(rax, ENTRY.bpfFunc));
-  a.mov(rax, mem(rsp));
+  a.mov(rax, entry);
   a.add(rax, ENTRY.size);
   a.cmp(mem(rax, ENTRY.bpfFunc), 0);
   a.jcc('ne', next);

@@ -6,6 +6,7 @@
  *     call        the global trampoline, which finds the record by this call's return address
  *     …           the displaced instructions
  *     jmp         back behind them
+ *     lists       kfunc_md/lists.ts, for a function that has more than plain fentry programs
  *
  * Written byte by byte rather than with the assembler: a link writes thousands.
  */

@@ -3,31 +3,41 @@
  * `check_alu_op` and `adjust_ptr_min_max_vals`).
  */
 
-import { FRAME_POINTER } from '../../../bpf/instruction.js';
 import type { Operation } from '../../../bpf/operation.js';
-import { movePointer } from './memory_access.js';
 import type { Step } from './path.js';
-import { constant, lowHalf, type Scalar } from './scalar.js';
+import { distanceBetween, movePointer } from './pointer_arithmetic.js';
+import { constant, isConstant, lowHalf, type Scalar, unknownOf, withId } from './scalar.js';
 import { scalarBinary, scalarNegate, scalarSignExtend, scalarSwap } from './scalar_alu.js';
-import type { Value } from './value.js';
-
-/** Refuses a write to the frame pointer. */
-export function checkWritable(step: Step, register: number): void {
-  if (register === FRAME_POINTER) step.fail('EACCES', 'frame pointer is read only');
-}
+import type { Pointer, Value } from './value.js';
 
 /** The 64-bit number that an immediate stands for. */
 export function immediate(step: Step): Scalar {
   return constant(step.insn.imm);
 }
 
+const HALF = 0xffff_ffffn;
+
+/** A copy of the number in `register`: what is learnt of one is learnt of both. */
+function copied(step: Step, register: number, value: Scalar): Scalar {
+  if (isConstant(value)) return value;
+  if (value.id !== 0) return value;
+  const linked = withId(value, step.findings.newId());
+  step.state.set(register, linked);
+  return linked;
+}
+
 function checkMov(step: Step, operation: Operation & { kind: 'mov' }): Value {
   if (operation.immediate) return operation.width === 32 ? lowHalf(immediate(step)) : immediate(step);
-  const value = step.read(step.insn.src);
+  const { src } = step.insn;
+  const value = step.read(src);
+  if (value.kind === 'scalar') {
+    if (operation.width === 64 || value.max <= HALF) return copied(step, src, value);
+    return lowHalf(value);
+  }
   if (operation.width === 64) return value;
-  if (value.kind !== 'scalar')
-    step.fail('EACCES', `R${step.insn.src} partial copy of pointer`, step.insn.src);
-  return lowHalf(value);
+  // The traced process's own pointers are numbers of its own; ours are not given away.
+  if (value.kind === 'ptr_') return unknownOf(32);
+  return step.fail('EACCES', `R${src} partial copy of pointer`, src);
 }
 
 function checkBinary(step: Step, operation: Operation & { kind: 'alu' }): Value {
@@ -41,26 +51,53 @@ function checkBinary(step: Step, operation: Operation & { kind: 'alu' }): Value 
   }
   const right = operation.immediate ? immediate(step) : step.read(insn.src);
   const left = step.read(insn.dst);
-  if (left.kind === 'scalar' && right.kind === 'scalar') return scalarBinary(name, width, left, right);
-
-  const pointer = left.kind === 'scalar' ? insn.src : insn.dst;
-  if (width === 32) step.fail('EACCES', `R${pointer} 32-bit pointer arithmetic prohibited`, pointer);
+  if (left.kind === 'scalar' && right.kind === 'scalar') {
+    // A number less itself, or with its own bits taken away, is zero, whatever it is.
+    if (!operation.immediate && insn.src === insn.dst && (name === 'sub' || name === 'xor'))
+      return constant(0);
+    return scalarBinary(name, width, left, right);
+  }
+  if (left.kind === 'scalar')
+    return checkPointer(step, operation, insn.src, right as Pointer, insn.dst, left, true);
+  if (right.kind === 'scalar') {
+    const other = operation.immediate ? undefined : insn.src;
+    return checkPointer(step, operation, insn.dst, left as Pointer, other, right, false);
+  }
+  if (width === 32) step.fail('EACCES', `R${insn.dst} 32-bit pointer arithmetic prohibited`, insn.dst);
+  const between = name === 'sub' ? distanceBetween(left, right) : undefined;
+  if (between !== undefined) return between;
   if (name !== 'add' && name !== 'sub') {
-    step.fail('EACCES', `R${pointer} pointer arithmetic with ${name} operator prohibited`, pointer);
+    step.fail('EACCES', `R${insn.dst} pointer arithmetic with ${name} operator prohibited`, insn.dst);
   }
-  if (right.kind === 'scalar') return movePointer(step, insn.dst, left, right, name === 'sub');
-  if (left.kind !== 'scalar') {
-    step.fail(
-      'EACCES',
-      `R${insn.dst} pointer ${name === 'add' ? '+=' : '-='} pointer prohibited`,
-      insn.dst,
-      insn.src,
-    );
+  const sign = name === 'add' ? '+=' : '-=';
+  return step.fail('EACCES', `R${insn.dst} pointer ${sign} pointer prohibited`, insn.dst, insn.src);
+}
+
+function checkPointer(
+  step: Step,
+  operation: Operation & { kind: 'alu' },
+  register: number,
+  pointer: Pointer,
+  other: number | undefined,
+  number: Scalar,
+  swapped: boolean,
+): Value {
+  const { name, width } = operation;
+  if (
+    pointer.kind === 'ptr_' &&
+    (width === 32 || (name !== 'add' && name !== 'sub') || (swapped && name === 'sub'))
+  ) {
+    return unknownOf(width);
   }
-  if (name === 'sub') {
-    step.fail('EACCES', `R${insn.dst} tried to subtract pointer from scalar`, insn.dst, insn.src);
+  if (width === 32) step.fail('EACCES', `R${register} 32-bit pointer arithmetic prohibited`, register);
+  if (name !== 'add' && name !== 'sub') {
+    step.fail('EACCES', `R${register} pointer arithmetic with ${name} operator prohibited`, register);
   }
-  return movePointer(step, insn.src, right, left, false);
+  if (swapped && name === 'sub') {
+    const { dst, src } = step.insn;
+    step.fail('EACCES', `R${dst} tried to subtract pointer from scalar`, dst, src);
+  }
+  return movePointer(step, register, pointer, other, number, name === 'sub');
 }
 
 /** What the destination of an arithmetic instruction or move gets. */
@@ -69,7 +106,6 @@ export function checkArithmetic(
   operation: Operation & { kind: 'alu' | 'mov' | 'movsx' | 'neg' | 'swap' },
 ): Value {
   const { dst, src } = step.insn;
-  checkWritable(step, dst);
   switch (operation.kind) {
     case 'mov':
       return checkMov(step, operation);
@@ -77,6 +113,9 @@ export function checkArithmetic(
       return checkBinary(step, operation);
     case 'movsx': {
       const value = step.readScalar(src, `R${src} sign-extension part of pointer`);
+      // Numbers that the extension does not change stay the same number.
+      const most = 1n << BigInt(operation.bits - 1);
+      if (operation.width === 64 && value.smin >= -most && value.smax < most) return copied(step, src, value);
       return scalarSignExtend(operation.bits, operation.width, value);
     }
     case 'neg':

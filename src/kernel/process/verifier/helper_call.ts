@@ -1,111 +1,93 @@
 /**
- * Calls of helpers: that each argument is what the prototype asks for (the kernel's `check_helper_call`), and
- * what registers and memory hold afterwards.
+ * Calls of helpers: that the program may call them, with what their prototypes ask for (the kernel's
+ * `check_helper_call`), and what registers, memory and references are afterwards.
  */
 
 import { helperName } from '../../../bpf/helpers.js';
-import { FIRST_ARGUMENT, LAST_ARGUMENT, RESULT } from '../../../bpf/instruction.js';
-import type { MapSpec } from './environment.js';
-import { checkMapValueRange, checkStackRange } from './memory_access.js';
-import { note, type Step } from './path.js';
-import { type ArgumentType, prototypeOf } from './prototypes.js';
-import { isConstant, UNKNOWN } from './scalar.js';
-import { STACK_SLOT } from './state.js';
-import { NOT_INIT, type Value } from './value.js';
+import { FIRST_ARGUMENT, RESULT } from '../../../bpf/instruction.js';
+import { isMapOfMaps } from '../../../bpf/map_type.js';
+import { type Arguments, checkArguments, forget } from './arguments.js';
+import { clobberArguments, enterCallback } from './callback.js';
+import { argumentCount, attachTypeOf, type MapSpec } from './environment.js';
+import { checkConstantFormat } from './format_check.js';
+import type { Step } from './path.js';
+import { type HelperPrototype, prototypeOf, whyImpossible } from './prototypes.js';
+import { fromRange, fromSignedRange, isConstant, UNKNOWN } from './scalar.js';
+import { memory, NOT_INIT, type Value } from './value.js';
 
-const LONG = 8;
+const TAIL_CALL = 12;
+const SMP_PROCESSOR_ID = 8;
+const OVERRIDE_RETURN = 58;
+const SPIN_LOCK = 93;
+const SPIN_UNLOCK = 94;
+const GET_FUNC_ARG = 183;
+const GET_FUNC_RET = 184;
+/** Errors are numbers from -4095 to -1 (MAX_ERRNO). */
+const MAX_ERRNO = 4095n;
+/** Threads that have values of their own at most (threads/layout.ts). */
+const SLOTS = 128n;
 
-/** Refuses an argument whose type is not one of `expected`. */
-function wrongType(step: Step, register: number, expected: string): never {
-  const { kind } = step.state.get(register);
-  return step.fail('EACCES', `R${register} type=${kind} expected=${expected}`, register);
+/** The number that the relocation of something that is not there leaves in a call (libbpf's poison). */
+const POISON = 0xbad0000;
+
+function refuseUnknown(step: Step, id: number): never {
+  const name = helperName(id);
+  const why = whyImpossible(id);
+  if (name === undefined && why === undefined) {
+    if (id === 0xbad2310 || (id & ~0xffff) === POISON) {
+      step.fail(
+        'EINVAL',
+        `invalid func unknown#${id}: a CO-RE relocation found nothing in the target's types here`,
+      );
+    }
+    step.fail('EINVAL', `invalid func unknown#${id}`);
+  }
+  const reason = why === undefined ? '' : `: ${why}`;
+  return step.fail('EINVAL', `program of this type cannot use helper ${name ?? 'unknown'}#${id}${reason}`);
 }
 
-/** An argument that is read: `size` bytes, all of them written before. */
-function checkMemoryRead(step: Step, register: number, size: number): void {
-  const pointer = step.read(register);
-  if (pointer.kind === 'map_value') {
-    checkMapValueRange(step, register, pointer, 0, size);
-    return;
-  }
-  if (pointer.kind !== 'fp') wrongType(step, register, 'fp, map_value');
-  checkStackRange(step, register, pointer.offset, size, 'read');
-  for (let i = 0; i < size; i++) {
-    if (!step.state.isWritten(pointer.offset + i, 1)) {
-      const reason = `invalid indirect read from stack R${register} off ${pointer.offset}+${i} size ${size}`;
-      step.fail('EACCES', reason, register);
-    }
-  }
-  if (step.state.pointerWithin(pointer.offset, size) !== undefined) {
+/** Refuses helpers that the program can't call where it is attached, or as it is called. */
+function checkAllowed(step: Step, id: number, prototype: HelperPrototype): void {
+  const attachType = attachTypeOf(step.env);
+  const wrong =
+    (id === OVERRIDE_RETURN && attachType !== 'fmod_ret') || (id === GET_FUNC_RET && attachType === 'fentry');
+  if (wrong)
     step.fail(
-      'EACCES',
-      `R${register} leaks addr into map: a pointer is spilled in what it points to`,
-      register,
+      'EINVAL',
+      `program of this type cannot use helper ${prototype.name}#${id}: it is ${attachType}`,
     );
+  if (prototype.sleepable && step.env.sleepable !== true) {
+    step.fail('EINVAL', `helper call might sleep in a non-sleepable prog: ${prototype.name}#${id}`);
   }
-}
-
-/** An argument that the helper writes 8 bytes to. */
-function checkMemoryWrite(step: Step, register: number): void {
-  const pointer = step.read(register);
-  if (pointer.kind === 'map_value') {
-    checkMapValueRange(step, register, pointer, 0, LONG);
-    return;
-  }
-  if (pointer.kind !== 'fp') wrongType(step, register, 'fp, map_value');
-  checkStackRange(step, register, pointer.offset, LONG, 'write');
-  if (pointer.offset % STACK_SLOT !== 0) {
-    step.fail('EACCES', `misaligned stack access off ${pointer.offset} size ${LONG}`, register);
-  }
-  step.state.overwrite(pointer.offset, LONG);
-}
-
-function checkMap(step: Step, register: number): MapSpec {
-  const value = step.read(register);
-  if (value.kind !== 'map_ptr') wrongType(step, register, 'map_ptr');
-  // The JIT makes code for one map at each call.
-  const before = step.findings.callMaps.get(step.index);
-  if (before !== undefined && before !== value.map) {
-    const both = `map ${before.name} on one path and map ${value.map.name} on another`;
-    step.fail('EINVAL', `this call is for ${both}; write two calls`, register);
-  }
-  step.findings.callMaps.set(step.index, value.map);
-  return value.map;
-}
-
-function checkArgument(step: Step, register: number, type: ArgumentType, map: MapSpec | undefined): void {
-  switch (type) {
-    case 'const_map_ptr':
-      return;
-    case 'map_key': {
-      checkMemoryRead(step, register, (map as MapSpec).keySize);
-      const pointer = step.state.get(register);
-      note(step.findings.keyOffsets, step.index, pointer.kind === 'fp' ? pointer.offset : undefined);
-      return;
-    }
-    case 'map_value':
-      checkMemoryRead(step, register, (map as MapSpec).valueSize);
-      return;
-    case 'ctx':
-      if (step.read(register).kind !== 'ctx') wrongType(step, register, 'ctx');
-      return;
-    case 'anything':
-      if (step.read(register).kind !== 'scalar') wrongType(step, register, 'scalar');
-      return;
-    case 'ptr_to_uninit_long':
-      checkMemoryWrite(step, register);
+  if (step.state.lock !== undefined && id !== SPIN_UNLOCK) {
+    step.fail('EINVAL', 'function calls are not allowed while holding a lock');
   }
 }
 
 /** get_func_arg reads the argument that r2 names: any, where that is not known. */
 function noteAccessedArgument(step: Step): void {
   const number = step.state.get(FIRST_ARGUMENT + 1);
-  const { nargs } = step.env;
   const known =
     number.kind === 'scalar' && isConstant(number) ? Number(BigInt.asUintN(32, number.min)) : undefined;
-  for (let argument = 0; argument < nargs; argument++) {
+  if (known !== undefined) step.matters(FIRST_ARGUMENT + 1);
+  for (let argument = 0; argument < argumentCount(step.env); argument++) {
     if (known === undefined || known === argument) step.findings.accessedArgs.add(argument);
   }
+}
+
+function lock(step: Step, args: Arguments, take: boolean): void {
+  const { state } = step;
+  const { lock: asked } = args;
+  if (asked === undefined) return;
+  if (take) {
+    state.lock = asked;
+    return;
+  }
+  if (state.lock === undefined) step.fail('EINVAL', 'bpf_spin_unlock without taking a lock');
+  if (state.lock.id !== asked.id || state.lock.map !== asked.map) {
+    step.fail('EINVAL', 'bpf_spin_unlock of different lock', FIRST_ARGUMENT);
+  }
+  state.lock = undefined;
 }
 
 /** Checks the call of a helper and applies what it does to the state. */
@@ -113,28 +95,56 @@ export function checkHelperCall(step: Step): void {
   const { state, findings } = step;
   const id = step.insn.imm;
   const prototype = prototypeOf(id);
-  if (prototype === undefined) {
-    const name = helperName(id);
-    step.fail(
-      'EINVAL',
-      name === undefined
-        ? `invalid func unknown#${id}`
-        : `program of this type cannot use helper ${name}#${id}`,
-    );
-  }
-  let map: MapSpec | undefined;
-  prototype.arguments.forEach((type, i) => {
-    const register = FIRST_ARGUMENT + i;
-    if (type === 'const_map_ptr') map = checkMap(step, register);
-    checkArgument(step, register, type, map);
-    if (type === 'ptr_to_uninit_long') noteAccessedArgument(step);
-  });
+  if (prototype === undefined) refuseUnknown(step, id);
+  checkAllowed(step, id, prototype);
+  const args = checkArguments(step, prototype);
   findings.usedHelpers.add(id);
-
-  for (let register = FIRST_ARGUMENT; register <= LAST_ARGUMENT; register++) state.set(register, NOT_INIT);
-  let result: Value = UNKNOWN;
-  if (prototype.returns === 'map_value_or_null') {
-    result = { kind: 'map_value_or_null', map: map as MapSpec, id: findings.newLookup() };
+  checkConstantFormat(step, id, args);
+  if (id === GET_FUNC_ARG) noteAccessedArgument(step);
+  else if (id === GET_FUNC_RET) findings.readsReturnValue = true;
+  else if (id === SPIN_LOCK || id === SPIN_UNLOCK) lock(step, args, id === SPIN_LOCK);
+  else if (id === TAIL_CALL && state.references.length > 0) {
+    step.fail('EINVAL', 'tail_call would lead to reference leak: give back what was acquired before');
   }
+  if (args.released !== 0) {
+    state.release(args.released);
+    forget(state, args.released);
+  }
+  if (args.callback !== undefined) {
+    findings.callbacks.set(step.index, args.callback);
+    enterCallback(step, id, args);
+  }
+  const result = resultOf(step, id, prototype, args);
+  clobberArguments(step);
   state.set(RESULT, result);
+}
+
+function resultOf(step: Step, id: number, prototype: HelperPrototype, args: Arguments): Value {
+  const { findings, state } = step;
+  switch (prototype.returns) {
+    case 'void':
+      return NOT_INIT;
+    case 'integer':
+      return id === SMP_PROCESSOR_ID ? fromRange(0n, SLOTS - 1n) : UNKNOWN;
+    case 'length':
+      return fromSignedRange(-MAX_ERRNO, BigInt(args.size));
+    case 'valueOrNull': {
+      const map = args.map as MapSpec;
+      const fresh = { id: findings.newId(), maybeNull: true };
+      if (!isMapOfMaps(map.type)) return memory('map_value', map.valueSize, { map, ...fresh });
+      if (map.innerMap === undefined) {
+        return step.fail('EINVAL', `map '${map.name}' does not say what its maps look like`);
+      }
+      return { kind: 'map_ptr', map: map.innerMap, inner: true, ...fresh };
+    }
+    case 'reservedOrNull': {
+      const ref = findings.newId();
+      state.acquire(ref, step.slot);
+      return memory('ringbuf_mem', args.size, { id: ref, ref, maybeNull: true });
+    }
+    case 'dynptrMemoryOrNull': {
+      const { id: dynptr = 0 } = args.dynptr ?? {};
+      return memory('mem', args.size, { id: findings.newId(), dynptr, maybeNull: true });
+    }
+  }
 }

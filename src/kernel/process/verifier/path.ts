@@ -5,8 +5,11 @@
 
 import { disassembleInstruction } from '../../../bpf/disassemble.js';
 import type { BpfInsn } from '../../../bpf/instruction.js';
-import { BpfError, type ErrnoName } from '../../errno.js';
-import type { MapSpec, VerifierEnv } from './environment.js';
+import type { ErrnoName } from '../../errno.js';
+import { type MapSpec, type VerifierEnv, VerifierError } from './environment.js';
+import type { Facts } from './facts.js';
+import type { Log } from './log.js';
+import type { Program } from './program.js';
 import type { Scalar } from './scalar.js';
 import type { State } from './state.js';
 import { describeValue, type Value } from './value.js';
@@ -16,25 +19,36 @@ export class Findings {
   readonly accessedArgs = new Set<number>();
   /** whether the traced function's return value is read */
   readsReturnValue = false;
-  /** bytes of stack used */
-  stackDepth = 0;
+  /** bytes of stack used, by subprogram */
+  readonly stackDepth: number[] = [];
   readonly usedHelpers = new Set<number>();
+  readonly usedKfuncs = new Set<number>();
   readonly usedMaps = new Map<number, MapSpec>();
   /** the map that each call of a map helper is for, by index of instruction */
   readonly callMaps = new Map<number, MapSpec>();
+  /** calls of map helpers for which the map is known at run time only, by index of instruction */
+  readonly dynamicMaps = new Set<number>();
   /** where the key of each map helper's call is, below the frame pointer; `undefined` where that varies */
   readonly keyOffsets = new Map<number, number | undefined>();
   /** the operand of each atomic; `undefined` where that varies */
   readonly atomicOperands = new Map<number, bigint | undefined>();
-  private lookups = 0;
+  /** by index of instruction: 1 a load through a pointer that may be bad, 2 through one that is good */
+  readonly loads: Uint8Array;
+  /** the subprogram that each call of a callback helper calls, by index of instruction */
+  readonly callbacks = new Map<number, number>();
+  private ids = 0;
 
-  /** A number for a lookup result that is no other's copy. */
-  newLookup(): number {
-    return this.lookups++;
+  constructor(length: number) {
+    this.loads = new Uint8Array(length);
   }
 
-  useStack(offset: number): void {
-    this.stackDepth = Math.max(this.stackDepth, -offset);
+  /** A number that no other result has. */
+  newId(): number {
+    return ++this.ids;
+  }
+
+  useStack(subprogram: number, offset: number): void {
+    this.stackDepth[subprogram] = Math.max(this.stackDepth[subprogram] ?? 0, -offset);
   }
 }
 
@@ -51,29 +65,41 @@ export function certain<T>(facts: ReadonlyMap<number, T | undefined>): ReadonlyM
   return sure;
 }
 
-/** An instruction on a path. */
+/** What every instruction of one walk is checked with. */
+export interface Analysis {
+  readonly program: Program;
+  readonly env: VerifierEnv;
+  readonly facts: Facts;
+  readonly findings: Findings;
+  readonly log: Log;
+  /** Puts a state aside that goes on at `index`, to be walked later. */
+  pend(index: number, state: State): void;
+}
+
+/** An instruction on a path. The walk moves one of these along. */
 export class Step {
-  readonly insn: BpfInsn;
-  readonly index: number;
-  readonly slot: number;
-  readonly state: State;
+  insn: BpfInsn;
+  index = 0;
+  slot = 0;
+  state: State;
+  readonly analysis: Analysis;
   readonly env: VerifierEnv;
   readonly findings: Findings;
+  readonly facts: Facts;
 
-  constructor(
-    insn: BpfInsn,
-    index: number,
-    slot: number,
-    state: State,
-    env: VerifierEnv,
-    findings: Findings,
-  ) {
-    this.insn = insn;
-    this.index = index;
-    this.slot = slot;
+  constructor(analysis: Analysis, state: State) {
+    this.analysis = analysis;
+    this.env = analysis.env;
+    this.findings = analysis.findings;
+    this.facts = analysis.facts;
+    this.insn = analysis.program.insns[0] as BpfInsn;
     this.state = state;
-    this.env = env;
-    this.findings = findings;
+  }
+
+  moveTo(index: number): void {
+    this.index = index;
+    this.insn = this.analysis.program.insns[index] as BpfInsn;
+    this.slot = this.analysis.program.layout.slotOf[index] as number;
   }
 
   /** Refuses the program; the message ends with what the `registers` named held. */
@@ -81,7 +107,13 @@ export class Step {
     const held = [...new Set(registers)].map(r => `R${r}=${describeValue(this.state.get(r))}`);
     const tail = held.length > 0 ? ` (${held.join(' ')})` : '';
     const text = disassembleInstruction(this.insn, this.slot);
-    throw new BpfError(code, `insn ${this.slot}: ${text}: ${reason}${tail}`);
+    const { log } = this.analysis;
+    const source = log.sourceOf(this.slot);
+    const where = source === undefined ? '' : `; ${source}`;
+    const message = `insn ${this.slot}: ${text}: ${reason}${tail}${where}`;
+    log.changed(this.state);
+    log.line(reason);
+    throw new VerifierError(code, message, log.text());
   }
 
   /** The content of a register that is read. */
@@ -96,5 +128,10 @@ export class Step {
     const value = this.read(register);
     if (value.kind !== 'scalar') this.fail('EACCES', otherwise, register);
     return value;
+  }
+
+  /** The number in `register` decides whether the program is safe. */
+  matters(register: number): void {
+    this.facts.needRegister(this.index, register);
   }
 }

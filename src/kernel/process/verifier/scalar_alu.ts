@@ -9,68 +9,64 @@ import {
   constant,
   fromBits,
   fromRange,
-  intersect,
+  fromSignedRange,
   isConstant,
   largest,
   lowHalf,
+  meetBits,
   type Scalar,
+  settle,
+  signedLowHalf,
   smallest,
   UNKNOWN,
+  unbounded,
   unknownOf,
 } from './scalar.js';
 
-const HALF_WIDTH = 32;
-
-/** Both descriptions hold, so their intersection does: it can not be empty. */
-function both(bits: Scalar, range: Scalar): Scalar {
-  return intersect(bits, range) ?? range;
-}
+const HALF = 32;
+const ALL = 0xffff_ffff_ffff_ffffn;
+const LOW = 0xffff_ffffn;
+const SMIN = -(1n << 63n);
+const SMAX = (1n << 63n) - 1n;
+const S32_MIN = -0x8000_0000;
+const S32_MAX = 0x7fff_ffff;
+const U32 = 0xffff_ffff;
 
 /** `dst NAME src` at `width` bits. */
 export function scalarBinary(name: BinaryName, width: Width, dst: Scalar, src: Scalar): Scalar {
-  const a = width === HALF_WIDTH ? lowHalf(dst) : dst;
-  const b = width === HALF_WIDTH ? lowHalf(src) : src;
+  if (isConstant(dst) && isConstant(src)) return constant(compute(name, width, dst.min, src.min));
+  const a = width === HALF ? lowHalf(dst) : dst;
+  const b = width === HALF ? lowHalf(src) : src;
   if (isConstant(a) && isConstant(b)) return constant(compute(name, width, a.min, b.min));
-  const unknown = width === HALF_WIDTH ? unknownOf(HALF_WIDTH) : UNKNOWN;
-  const ones = unknown.max;
+  const unknown = unknownOf(width);
+  const ones = width === HALF ? LOW : ALL;
   const positive = a.max <= ones >> 1n && b.max <= ones >> 1n;
-
   switch (name) {
-    case 'add': {
-      // Carries can reach every bit where the smallest and the largest sum differ.
-      const smallest = a.value + b.value;
-      const differs = (smallest ^ (smallest + a.mask + b.mask)) | a.mask | b.mask;
-      const bits = fromBits(smallest & ~differs & ones, differs & ones);
-      return a.max + b.max <= ones ? both(bits, fromRange(a.min + b.min, a.max + b.max)) : bits;
-    }
-    case 'sub': {
-      const difference = a.value - b.value;
-      const differs = ((difference + a.mask) ^ (difference - b.mask)) | a.mask | b.mask;
-      const bits = fromBits(difference & ~differs & ones, differs & ones);
-      return a.min >= b.max ? both(bits, fromRange(a.min - b.max, a.max - b.min)) : bits;
-    }
-    case 'mul': {
-      const zeros = trailingZeros(a) + trailingZeros(b);
-      const bits = fromBits(0n, (ones << zeros) & ones);
-      return a.max * b.max <= ones ? both(bits, fromRange(a.min * b.min, a.max * b.max)) : bits;
-    }
+    case 'add':
+      return addition(width, a, b);
+    case 'sub':
+      return subtraction(width, a, b);
+    case 'mul':
+      return product(width, a, b);
     case 'div':
       return b.min > 0n ? fromRange(a.min / b.max, a.max / b.min) : fromRange(0n, a.max);
     case 'mod':
+      // A remainder by something larger than the number is the number.
+      if (b.min > a.max) return a;
       return b.min > 0n ? fromRange(0n, smallest(a.max, b.max - 1n)) : fromRange(0n, a.max);
     case 'sdiv':
       return positive ? scalarBinary('div', width, a, b) : unknown;
     case 'smod':
-      return positive ? scalarBinary('mod', width, a, b) : unknown;
+      return positive ? scalarBinary('mod', width, a, b) : signedRemainder(width, a, b);
     case 'and': {
       const value = a.value & b.value;
       const mask = (a.value | a.mask) & (b.value | b.mask) & ~value;
-      return both(fromBits(value, mask), fromRange(0n, smallest(a.max, b.max)));
+      return within(value, mask, 0n, smallest(a.max, b.max));
     }
     case 'or': {
       const value = a.value | b.value;
       const mask = (a.mask | b.mask) & ~value;
-      return both(fromBits(value, mask), fromRange(largest(a.min, b.min), ones));
+      return within(value, mask, largest(a.min, b.min), ones);
     }
     case 'xor': {
       const mask = a.mask | b.mask;
@@ -83,37 +79,185 @@ export function scalarBinary(name: BinaryName, width: Width, dst: Scalar, src: S
   }
 }
 
+/** The scalar with these bits that lies between these unsigned bounds: both hold. */
+function within(value: bigint, mask: bigint, min: bigint, max: bigint): Scalar {
+  const bounds = unbounded();
+  bounds.min = min;
+  bounds.max = max;
+  return meetBits(bounds, value, mask) ? (settle(bounds) ?? fromBits(value, mask)) : fromRange(min, max);
+}
+
+function addition(width: Width, a: Scalar, b: Scalar): Scalar {
+  const ones = width === HALF ? LOW : ALL;
+  // Carries can reach every bit where the smallest and the largest sum differ.
+  const least = a.value + b.value;
+  const differs = ((least ^ (least + a.mask + b.mask)) | a.mask | b.mask) & ones;
+  const bounds = unbounded();
+  bounds.value = least & ~differs & ones;
+  bounds.mask = differs;
+  if (width === HALF) bounds.max = LOW;
+  else {
+    const min = a.min + b.min;
+    const max = a.max + b.max;
+    if (min > ALL || max <= ALL) {
+      bounds.min = min & ALL;
+      bounds.max = max & ALL;
+    }
+    const smin = a.smin + b.smin;
+    const smax = a.smax + b.smax;
+    if (smin >= SMIN && smax <= SMAX) {
+      bounds.smin = smin;
+      bounds.smax = smax;
+    }
+  }
+  const min = a.min32 + b.min32;
+  const max = a.max32 + b.max32;
+  if (min > U32 || max <= U32) {
+    bounds.min32 = min >>> 0;
+    bounds.max32 = max >>> 0;
+  }
+  const smin = a.smin32 + b.smin32;
+  const smax = a.smax32 + b.smax32;
+  if (smin >= S32_MIN && smax <= S32_MAX) {
+    bounds.smin32 = smin;
+    bounds.smax32 = smax;
+  }
+  return settle(bounds) as Scalar;
+}
+
+function subtraction(width: Width, a: Scalar, b: Scalar): Scalar {
+  const ones = width === HALF ? LOW : ALL;
+  const difference = a.value - b.value;
+  const differs = (((difference + a.mask) ^ (difference - b.mask)) | a.mask | b.mask) & ones;
+  const bounds = unbounded();
+  bounds.value = difference & ~differs & ones;
+  bounds.mask = differs;
+  if (width === HALF) bounds.max = LOW;
+  else {
+    const min = a.min - b.max;
+    const max = a.max - b.min;
+    if (min >= 0n || max < 0n) {
+      bounds.min = min & ALL;
+      bounds.max = max & ALL;
+    }
+    const smin = a.smin - b.smax;
+    const smax = a.smax - b.smin;
+    if (smin >= SMIN && smax <= SMAX) {
+      bounds.smin = smin;
+      bounds.smax = smax;
+    }
+  }
+  const min = a.min32 - b.max32;
+  const max = a.max32 - b.min32;
+  if (min >= 0 || max < 0) {
+    bounds.min32 = min >>> 0;
+    bounds.max32 = max >>> 0;
+  }
+  const smin = a.smin32 - b.smax32;
+  const smax = a.smax32 - b.smin32;
+  if (smin >= S32_MIN && smax <= S32_MAX) {
+    bounds.smin32 = smin;
+    bounds.smax32 = smax;
+  }
+  return settle(bounds) as Scalar;
+}
+
+function product(width: Width, a: Scalar, b: Scalar): Scalar {
+  const ones = width === HALF ? LOW : ALL;
+  const bounds = unbounded();
+  bounds.mask = (ones << (trailingZeros(a) + trailingZeros(b))) & ones;
+  if (width === HALF) {
+    bounds.max = LOW;
+    if (a.max * b.max <= LOW) {
+      bounds.min = a.min * b.min;
+      bounds.max = a.max * b.max;
+    }
+    return settle(bounds) as Scalar;
+  }
+  if (a.max * b.max <= ALL) {
+    bounds.min = a.min * b.min;
+    bounds.max = a.max * b.max;
+  }
+  const products = [a.smin * b.smin, a.smin * b.smax, a.smax * b.smin, a.smax * b.smax];
+  const smin = products.reduce(smallest);
+  const smax = products.reduce(largest);
+  if (smin >= SMIN && smax <= SMAX) {
+    bounds.smin = smin;
+    bounds.smax = smax;
+  }
+  return settle(bounds) as Scalar;
+}
+
+/** A signed remainder has the sign of the number, and is smaller than the divisor. */
+function signedRemainder(width: Width, a: Scalar, b: Scalar): Scalar {
+  if (!isConstant(b) || width === HALF) return unknownOf(width);
+  const divisor = b.smin < 0n ? -b.smin : b.smin;
+  if (divisor === 0n) return a;
+  const most = divisor - 1n;
+  return fromSignedRange(
+    a.smin >= 0n ? 0n : largest(a.smin, -most),
+    a.smax <= 0n ? 0n : smallest(a.smax, most),
+  );
+}
+
 function shift(name: 'lsh' | 'rsh' | 'arsh', width: Width, a: Scalar, count: bigint): Scalar {
-  const ones = width === HALF_WIDTH ? unknownOf(HALF_WIDTH).max : UNKNOWN.max;
+  const ones = width === HALF ? LOW : ALL;
   switch (name) {
     case 'lsh': {
-      const bits = fromBits((a.value << count) & ones, (a.mask << count) & ones);
-      return a.max << count <= ones ? both(bits, fromRange(a.min << count, a.max << count)) : bits;
+      const value = (a.value << count) & ones;
+      const mask = (a.mask << count) & ones;
+      if (width === 64 && count === 32n) {
+        // The first half of a sign extension: the result's signed bounds are those of the low half.
+        const bounds = unbounded();
+        bounds.smin = BigInt(a.smin32) << 32n;
+        bounds.smax = BigInt(a.smax32) << 32n;
+        if (a.max <= LOW) {
+          bounds.min = a.min << 32n;
+          bounds.max = a.max << 32n;
+        }
+        if (meetBits(bounds, value, mask)) return settle(bounds) as Scalar;
+      }
+      return a.max << count <= ones
+        ? within(value, mask, a.min << count, a.max << count)
+        : fromBits(value, mask);
     }
     case 'rsh':
-      return both(fromBits(a.value >> count, a.mask >> count), fromRange(a.min >> count, a.max >> count));
+      return within(a.value >> count, a.mask >> count, a.min >> count, a.max >> count);
     case 'arsh': {
       if (a.max <= ones >> 1n) return shift('rsh', width, a, count);
       // An unknown sign bit makes every bit that it is copied to unknown: the mask is shifted with its sign.
       const value = BigInt.asUintN(width, BigInt.asIntN(width, a.value) >> count);
       const mask = BigInt.asUintN(width, BigInt.asIntN(width, a.mask) >> count);
-      return fromBits(value & ~mask, mask);
+      const bounds = unbounded();
+      bounds.value = value & ~mask & ones;
+      bounds.mask = mask;
+      if (width === 64) {
+        bounds.smin = a.smin >> count;
+        bounds.smax = a.smax >> count;
+      } else {
+        bounds.max = LOW;
+        bounds.smin32 = a.smin32 >> Number(count);
+        bounds.smax32 = a.smax32 >> Number(count);
+      }
+      return settle(bounds) as Scalar;
     }
   }
 }
 
 function shiftByUnknown(name: 'lsh' | 'rsh' | 'arsh', width: Width, a: Scalar): Scalar {
-  const unknown = width === HALF_WIDTH ? unknownOf(HALF_WIDTH) : UNKNOWN;
-  const shrinks = name === 'rsh' || (name === 'arsh' && a.max <= unknown.max >> 1n);
+  const unknown = unknownOf(width);
+  const ones = width === HALF ? LOW : ALL;
+  const shrinks = name === 'rsh' || (name === 'arsh' && a.max <= ones >> 1n);
   return shrinks ? fromRange(0n, a.max) : unknown;
 }
 
 /** How many of the low bits are known to be zero. */
 function trailingZeros(scalar: Scalar): bigint {
   const maybeOne = scalar.value | scalar.mask;
-  let zeros = 0n;
-  while (zeros < 64n && ((maybeOne >> zeros) & 1n) === 0n) zeros++;
-  return zeros;
+  if ((maybeOne & 1n) === 1n) return 0n;
+  if (maybeOne === 0n) return 64n;
+  const lowest = maybeOne & -maybeOne;
+  return BigInt(lowest.toString(2).length - 1);
 }
 
 /** `-a` at `width` bits. */
@@ -124,14 +268,34 @@ export function scalarNegate(width: Width, a: Scalar): Scalar {
 /** The low `bits` of `a`, sign-extended to `width` bits. */
 export function scalarSignExtend(bits: 8 | 16 | 32, width: Width, a: Scalar): Scalar {
   if (isConstant(a)) return constant(signExtend(a.min, bits, width));
-  const largestPositive = (1n << BigInt(bits - 1)) - 1n;
-  if (a.max <= largestPositive) return a;
-  return width === HALF_WIDTH ? unknownOf(HALF_WIDTH) : UNKNOWN;
+  if (bits === 32) return width === HALF ? lowHalf(a) : signedLowHalf(a);
+  const most = (1n << BigInt(bits - 1)) - 1n;
+  if (a.max <= most) return a;
+  const bounds = unbounded();
+  if (width === HALF) {
+    bounds.max = LOW;
+    bounds.smin32 = -(2 ** (bits - 1));
+    bounds.smax32 = Number(most);
+    if (a.smin32 >= bounds.smin32 && a.smax32 <= bounds.smax32) {
+      bounds.smin32 = a.smin32;
+      bounds.smax32 = a.smax32;
+    }
+  } else {
+    bounds.smin = -most - 1n;
+    bounds.smax = most;
+    if (a.smin >= bounds.smin && a.smax <= bounds.smax) {
+      bounds.smin = a.smin;
+      bounds.smax = a.smax;
+    }
+  }
+  return settle(bounds) as Scalar;
 }
 
 /** The low `bits` of `a` in another byte order. */
 export function scalarSwap(name: SwapName, bits: 16 | 32 | 64, a: Scalar): Scalar {
   if (isConstant(a)) return constant(swapBytes(name, bits, a.min));
+  if (name !== 'le') return unknownOf(bits);
   const ones = unknownOf(bits).max;
-  return name === 'le' && a.max <= ones ? a : unknownOf(bits);
+  if (a.max <= ones) return a;
+  return bits === 64 ? UNKNOWN : fromBits(a.value & ones, a.mask & ones);
 }

@@ -30,7 +30,7 @@ import type { MapSpec } from './environment.js';
 import { type VerifiedProgram, verifyProgram } from './verifier.js';
 
 const SEED = Number(process.env.MULTITRACE_SEED ?? Date.now() % 2 ** 31);
-const PROGRAMS = Number(process.env.MULTITRACE_PROGRAMS ?? 20_000);
+const PROGRAMS = Number(process.env.MULTITRACE_PROGRAMS ?? (process.env.MULTITRACE_SOAK ? 1_000_000 : 2_000));
 const NARGS = 2;
 const MAP: MapSpec = { id: 1, type: MAP_TYPE.ARRAY, name: 'm', keySize: 4, valueSize: 24, maxEntries: 2 };
 const FRAME = 0x7000_0000_0000n;
@@ -142,6 +142,162 @@ function anything(p: ProgramBuilder, waiting: ProgramLabel[]): void {
   }
 }
 
+/** A loop that ends, or almost: by a counter, by a bound from outside, or never. */
+function loop(p: ProgramBuilder, waiting: ProgramLabel[]): void {
+  const counter = pick([R7, R8]);
+  const again = p.label();
+  const out = p.label();
+  if (below(2) === 0) p.mov(counter, below(4));
+  else p.load(8, counter, R6, 8 * below(NARGS)).and(counter, pick([3, 7, 15]));
+  p.bind(again);
+  switch (below(4)) {
+    case 0:
+      p.mov(R5, R9)
+        .add(R5, counter)
+        .load(pick<AccessSize>([1, 2, 4]), R4, R5, 0);
+      break;
+    case 1:
+      p.mov(R5, R10).add(R5, -16).add(R5, counter).store(1, R5, 0, 1);
+      break;
+    case 2:
+      p.store(8, R10, -24, counter).load(8, R3, R10, -24).mov(R5, R9).add(R5, R3).load(1, R4, R5, 0);
+      break;
+    default:
+      p.load(8, R3, R6, 0).jump('eq', R3, below(3), out);
+  }
+  p.add(counter, pick([1, 1, 1, 2, 0]));
+  p.jump(pick(['lt', 'ne', 'slt', 'le', 'lt'] as const), counter, pick([4, 8, 16, 23, 24, 25]), again).bind(
+    out,
+  );
+  if (below(4) === 0) anything(p, waiting);
+}
+
+/** Numbers that are copies of one another, compared and used. */
+function linked(p: ProgramBuilder, waiting: ProgramLabel[]): void {
+  const out = p.label();
+  waiting.push(out);
+  p.load(8, R7, R6, 8 * below(NARGS));
+  if (below(2) === 0) p.mov32(R7, R7);
+  p.mov(R8, R7);
+  if (below(2) === 0) p.store(8, R10, -32, R8).load(8, R8, R10, -32);
+  const bound = pick([8, 16, 23, 24, 25, 32]);
+  if (below(2) === 0) p.jump(pick(['gt', 'ge', 'sgt'] as const), R7, bound, out);
+  else {
+    // The bound is in a register, itself bounded, or not.
+    p.load(8, R3, R6, 0);
+    if (below(3) > 0) p.and(R3, pick([7, 15, 31]));
+    p.jump(pick(['gt', 'ge', 'ne'] as const), R7, R3, out);
+  }
+  p.mov(R5, R9)
+    .add(R5, R8)
+    .load(1, R4, R5, below(3) - 1);
+}
+
+/** Two ways that come together with something different on each, and a use of it behind. */
+function joined(p: ProgramBuilder, waiting: ProgramLabel[]): void {
+  const join = p.label();
+  const out = p.label();
+  waiting.push(out);
+  const offset = (): number => pick([0, 7, 8, 16, 22, 23, 24, 25, 40]);
+  const chosen = (): ProgramBuilder => p.load(8, R3, R6, 8 * below(NARGS)).jump('eq', R3, below(3), join);
+  const use = (from: Register): ProgramBuilder => p.mov(R5, R9).add(R5, from).load(1, R4, R5);
+  switch (below(7)) {
+    case 0:
+      p.mov(R7, offset());
+      chosen().mov(R7, offset()).bind(join);
+      if (below(2) === 0) p.mov(R8, R7);
+      else p.mov(R8, 0).add(R8, R7);
+      use(R8);
+      break;
+    case 1:
+      // What bounds is itself bounded differently.
+      p.load(8, R7, R6, 8).mov(R8, offset());
+      chosen().mov(R8, offset()).bind(join).jump('gt', R7, R8, out);
+      use(R7);
+      break;
+    case 2:
+      // A copy on one way, another number on the other.
+      p.load(8, R7, R6, 8).mov(R8, R7);
+      chosen().load(8, R8, R6, 0).bind(join).jump('gt', R7, pick([16, 23, 24]), out);
+      use(R8);
+      break;
+    case 3: {
+      const size = pick<AccessSize>([1, 4, 8]);
+      p.store(8, R10, -40, offset());
+      chosen().store(size, R10, -40, offset()).bind(join).load(8, R7, R10, -40);
+      use(R7);
+      break;
+    }
+    case 4:
+      // A decision that the number makes.
+      p.mov(R7, below(3)).mov(R8, 0);
+      chosen().mov(R7, below(3)).bind(join).jump('eq', R7, 1, out);
+      p.jump('eq', R7, below(3), out).mov(R8, offset());
+      use(R8);
+      break;
+    case 5: {
+      // A copy refined with the number that is compared, by a register.
+      const bound = p.load(8, R7, R6, 8).mov(R4, R7).mov(R8, offset());
+      void bound;
+      chosen().mov(R8, offset()).bind(join).jump('gt', R4, R8, out);
+      use(R7);
+      break;
+    }
+    default:
+      p.mov(R7, R9);
+      chosen().mov(R7, pick([R10, R9, R8])).bind(join).load(1, R4, R7, pick([0, -1, 8]));
+  }
+}
+
+/** A call of a function behind the program, with a number and a pointer to the stack. */
+function callFunction(p: ProgramBuilder, functions: ProgramLabel[]): void {
+  const name = p.label();
+  functions.push(name);
+  p.load(8, R1, R6, 0);
+  if (below(2) === 0) p.and(R1, pick([3, 7, 15, 31]));
+  if (below(3) > 0) p.mov(R2, R10).add(R2, -8 * (1 + below(4)));
+  else p.mov(R2, R9);
+  p.callSubprogram(name);
+  if (below(2) === 0) p.mov(R5, R9).add(R5, R0).load(1, R4, R5, 0);
+  if (below(3) === 0) p.load(8, R4, R10, -8 * (1 + below(4)));
+}
+
+function functionBody(p: ProgramBuilder): void {
+  const out = p.label();
+  switch (below(5)) {
+    case 0:
+      p.store(8, R2, 0, below(30)).mov(R0, below(30));
+      break;
+    case 1:
+      p.jump('gt', R1, pick([15, 23, 24, 40]), out)
+        .mov(R0, R1)
+        .exit()
+        .bind(out)
+        .mov(R0, below(26));
+      break;
+    case 2:
+      p.mov(R0, R1)
+        .and(R0, pick([7, 15, 31]))
+        .store(8, R10, -8, R0)
+        .store(pick<AccessSize>([1, 8]), R2, 0, R0);
+      break;
+    case 3:
+      p.store(8, R10, -8, R2)
+        .load(8, R3, R10, -8)
+        .load(pick<AccessSize>([1, 4, 8]), R0, R3, 0);
+      if (below(2) === 0) p.jump('gt', R0, 23, out).exit().bind(out).mov(R0, 1);
+      break;
+    default: {
+      const again = p.label();
+      p.mov(R0, 0)
+        .bind(again)
+        .add(R0, 1)
+        .jump('lt', R0, pick([5, 24, 25]), again);
+    }
+  }
+  p.exit();
+}
+
 function randomProgram(): ProgramBuilder {
   const p = new ProgramBuilder();
   const waiting: ProgramLabel[] = [];
@@ -151,12 +307,31 @@ function randomProgram(): ProgramBuilder {
   p.jump('ne', R0, 0, there).exit().bind(there).mov(R9, R0);
   // Few instructions: the more there are, the surer one is wrong.
   const length = 1 + below(6);
+  const functions: ProgramLabel[] = [];
   for (let i = 0; i < length; i++) {
     while (waiting.length > 0 && below(3) === 0) p.bind(waiting.shift() as ProgramLabel);
-    anything(p, waiting);
+    switch (below(10)) {
+      case 3:
+      case 4:
+        joined(p, waiting);
+        break;
+      case 0:
+        loop(p, waiting);
+        break;
+      case 1:
+        linked(p, waiting);
+        break;
+      case 2:
+        callFunction(p, functions);
+        break;
+      default:
+        anything(p, waiting);
+    }
   }
   for (const label of waiting) p.bind(label);
-  return p.mov(R0, 0).exit();
+  p.mov(R0, 0).exit();
+  for (const label of functions) functionBody(p.bind(label));
+  return p;
 }
 
 class Watched implements BpfMemory {
@@ -165,6 +340,8 @@ class Watched implements BpfMemory {
   private readonly readable = new Set<bigint>();
 
   constructor() {
+    // A store at an offset that is not known makes every byte that it may hit readable.
+    for (let i = 1n; i <= 8n * 512n; i++) this.put(FRAME - i, below(256));
     for (let i = 0n; i < BigInt(8 * NARGS); i++)
       this.put(CONTEXT + i, pick([0, 0, 1, 7, 8, 255, below(256)]));
     for (let entry = 0n; entry < BigInt(MAP.maxEntries); entry++) {
@@ -184,7 +361,7 @@ class Watched implements BpfMemory {
   store(address: bigint, size: AccessSize, value: bigint): void {
     for (let i = 0n; i < BigInt(size); i++) {
       const at = address + i;
-      const inStack = at >= FRAME - 512n && at < FRAME;
+      const inStack = at >= FRAME - 8n * 512n && at < FRAME;
       const inValue = at >= VALUES && at < VALUES + 2n * STRIDE && this.readable.has(at);
       if (!inStack && !inValue) throw new RangeError(`writes 0x${at.toString(16)}`);
       this.put(at, Number((value >> (8n * i)) & 0xffn));
@@ -229,14 +406,22 @@ function runWatched(program: VerifiedProgram): void {
   if (result !== 0n) throw new RangeError(`returns ${result}`);
 }
 
-test(`no accepted program of ${PROGRAMS} goes wrong, seed ${SEED}`, () => {
+// A millisecond or two each on a quiet machine; the time limit is for one that is not.
+test(`no accepted program of ${PROGRAMS} goes wrong, seed ${SEED}`, {
+  timeout: 60_000 + PROGRAMS * 20,
+}, () => {
   let accepted = 0;
   for (let n = 0; n < PROGRAMS; n++) {
     const seed = state;
     const insns = randomProgram().build();
     let program: VerifiedProgram;
     try {
-      program = verifyProgram(insns, { attachType: 'fentry', nargs: NARGS, maps: new Map([[MAP.id, MAP]]) });
+      program = verifyProgram(insns, {
+        attachType: 'fentry',
+        nargs: NARGS,
+        maps: new Map([[MAP.id, MAP]]),
+        rememberOften: true,
+      });
     } catch (error) {
       if (error instanceof BpfError) continue;
       throw error;

@@ -1,0 +1,245 @@
+/**
+ * BPF objects over all programs of a session: loaded into each, attached as libraries come, read live and at the end.
+ * What maps and variables hold goes along when the process execs another program.
+ */
+
+import { constants } from 'node:os';
+import { MAP_TYPE } from '../bpf/map_type.js';
+import type { BpfError } from '../kernel/errno.js';
+import type { SkippedFunction } from '../kernel/kernel.js';
+import type { ProcessKernel } from '../kernel/process/machine.js';
+import type { Session, SessionTool } from '../kernel/process/session.js';
+import type { BtfValue } from '../libbpf/codec.js';
+import type { BpfObject, ObjectSnapshot } from '../libbpf/object.js';
+import type { ObjectMap } from '../libbpf/object_map.js';
+import type { Pins } from '../libbpf/pins.js';
+import type { RingBuffer } from '../libbpf/ring_buffer.js';
+import type { SelectorSet } from '../process/symbols/selector.js';
+import { formatEntries, type MapReport, readMap } from './object_report.js';
+import type { Symbolizer } from './symbolize.js';
+
+/** Records that are taken before others have their turn. */
+const BATCH = 4096;
+const WAIT_MS = 100;
+/** How often printed lines are looked for, ms. */
+const TRACE_MS = 20;
+/** Records that are kept for `--json`, of each buffer. */
+const MAX_KEPT = 65_536;
+
+/** What became of one program of an object. */
+export interface ProgramReport {
+  readonly name: string;
+  readonly section: string;
+  attached: number;
+  readonly skipped: SkippedFunction[];
+  missed: bigint;
+  /** Not to be loaded, unless asked for. */
+  readonly left: boolean;
+}
+
+export interface ObjectToolOptions {
+  readonly pins: Pins;
+  /** Functions whose result modify-return programs may change. */
+  readonly allowModify: SelectorSet | undefined;
+  /** The verifier's. */
+  readonly logLevel: number;
+  readonly symbolizer: Symbolizer;
+  /** A line that a program printed, or a record as text. */
+  line(text: string): void;
+  /** Keep records as values, for the end. */
+  readonly keep: boolean;
+  note(text: string): void;
+}
+
+export class ObjectTool implements SessionTool {
+  readonly objects: readonly BpfObject[];
+  readonly #options: ObjectToolOptions;
+  readonly #programs = new Map<string, ProgramReport>();
+  #carried: readonly ObjectSnapshot[] = [];
+  #rings: { readonly map: ObjectMap; readonly ring: RingBuffer }[] = [];
+  #kernel: ProcessKernel | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #failure: unknown;
+  readonly #kept = new Map<string, BtfValue[]>();
+  readonly #dropped = new Map<string, bigint>();
+  #maps: readonly MapReport[] = [];
+  /** Set when there is one: a command that can't be traced from its start is ended. */
+  session: Session | undefined;
+
+  constructor(objects: readonly BpfObject[], options: ObjectToolOptions) {
+    this.objects = objects;
+    this.#options = options;
+    for (const object of objects)
+      for (const { name, section, autoload } of object.programs)
+        this.#programs.set(keyOf(object, name), {
+          name,
+          section,
+          attached: 0,
+          skipped: [],
+          missed: 0n,
+          left: !autoload,
+        });
+  }
+
+  opened(kernel: ProcessKernel): void {
+    this.#options.symbolizer.forget();
+    this.#options.symbolizer.look(kernel.process.pid);
+    const first = this.#carried.length === 0;
+    kernel.allowModifyReturn = this.#options.allowModify;
+    try {
+      for (const [i, object] of this.objects.entries()) {
+        const carried = this.#carried[i];
+        object.load(kernel, {
+          pins: this.#options.pins,
+          deferUnmatched: true,
+          logLevel: this.#options.logLevel,
+          ...(carried === undefined ? {} : { carried }),
+        });
+      }
+      this.#attach();
+      this.#tellLogs();
+    } catch (cause) {
+      for (const object of this.objects) object.destroy();
+      this.#failure = cause;
+      // A command was asked for with its programs; none of its own code has run.
+      if (first && this.session?.process.isChild) this.session.process.kill(constants.signals.SIGKILL);
+      throw cause;
+    }
+    this.#kernel = kernel;
+    this.#startReaders(kernel);
+  }
+
+  modulesChanged(kernel: ProcessKernel): void {
+    this.#options.symbolizer.look(kernel.process.pid);
+    if (this.#kernel !== undefined) this.#attach();
+  }
+
+  #tellLogs(): void {
+    for (const object of this.objects)
+      for (const program of object.programs)
+        if (program.loaded && program.prog.log)
+          this.#options.note(`program ${program.name}:\n${program.prog.log}`);
+  }
+
+  #attach(): void {
+    for (const object of this.objects) object.attach();
+  }
+
+  #startReaders(kernel: ProcessKernel): void {
+    for (const object of this.objects)
+      for (const map of object.maps)
+        if (map.loaded && hasRecords(map)) {
+          const ring = object.ringBuffer(map.name);
+          this.#rings.push({ map, ring });
+          this.#read(map, ring).catch(cause => this.#fail(cause));
+        }
+    this.#timer = setInterval(() => this.#printTrace(kernel), TRACE_MS);
+  }
+
+  async #read(map: ObjectMap, ring: RingBuffer): Promise<void> {
+    while (!ring.closed) {
+      const taken = this.#take(map, ring, BATCH);
+      if (taken === BATCH) await new Promise(resolve => setImmediate(resolve));
+      else await ring.wait(WAIT_MS);
+    }
+  }
+
+  #take(map: ObjectMap, ring: RingBuffer, limit?: number): number {
+    return ring.consumeBytes(bytes => {
+      if (this.#options.keep) {
+        let kept = this.#kept.get(map.name);
+        if (kept === undefined) {
+          kept = [];
+          this.#kept.set(map.name, kept);
+        }
+        if (kept.length < MAX_KEPT) kept.push(ring.decode(bytes));
+        else if (kept.length === MAX_KEPT) {
+          kept.length++;
+          this.#options.note(`map ${map.name}: more than ${MAX_KEPT} records, the others are left out`);
+        }
+      } else this.#options.line(`${map.name}: ${this.#options.symbolizer.annotate(ring.format(bytes))}`);
+    }, limit);
+  }
+
+  #printTrace(kernel: ProcessKernel): void {
+    for (const line of kernel.readTrace()) this.#options.line(line.replace(/\n+$/, ''));
+  }
+
+  #fail(cause: unknown): void {
+    this.#failure ??= cause;
+    this.session?.stop();
+  }
+
+  closed(kernel: ProcessKernel): void {
+    clearInterval(this.#timer);
+    if (this.#kernel !== kernel) return;
+    this.#kernel = undefined;
+    this.#printTrace(kernel);
+    for (const { map, ring } of this.#rings) {
+      this.#take(map, ring);
+      this.#dropped.set(map.name, (this.#dropped.get(map.name) ?? 0n) + ring.dropped);
+      ring.close();
+    }
+    this.#rings = [];
+    this.#maps = this.objects.flatMap(object =>
+      object.maps.filter(map => map.loaded).map(map => readMap(map, this.#kept.get(map.name))),
+    );
+    this.#options.pins.keep(kernel);
+    this.#carried = this.objects.map(object => object.snapshot());
+    for (const object of this.objects) {
+      for (const program of object.programs) {
+        const report = this.#programs.get(keyOf(object, program.name))!;
+        report.attached += program.attached;
+        report.skipped.push(...program.skipped);
+        report.missed += program.missed;
+      }
+      // The machine is closed.
+      object.forget();
+    }
+  }
+
+  refused(error: BpfError): void {
+    this.#options.note(`not traced from here on: ${error.message}`);
+  }
+
+  /** Throws what went wrong, if anything did. */
+  check(): void {
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  /** Functions that are attached to now, and were in earlier programs. */
+  get attached(): number {
+    let attached = 0;
+    for (const report of this.#programs.values()) attached += report.attached;
+    for (const object of this.objects) for (const program of object.programs) attached += program.attached;
+    return attached;
+  }
+
+  get programs(): readonly ProgramReport[] {
+    return [...this.#programs.values()];
+  }
+
+  /** Maps as they were when the last program was left. */
+  get maps(): readonly MapReport[] {
+    return this.#maps;
+  }
+
+  /** Records that found no room, by map. */
+  get dropped(): ReadonlyMap<string, bigint> {
+    return this.#dropped;
+  }
+
+  /** The maps that hold something, as tables. */
+  tables(): string {
+    return this.#maps.map(map => formatEntries(map, this.#options.symbolizer)).join('');
+  }
+}
+
+function keyOf(object: BpfObject, program: string): string {
+  return `${object.name}\0${program}`;
+}
+
+/** Whether the map's contents are records that come. */
+function hasRecords({ spec }: ObjectMap): boolean {
+  return spec.type === MAP_TYPE.RINGBUF || spec.type === MAP_TYPE.PERF_EVENT_ARRAY;
+}

@@ -1,0 +1,154 @@
+/**
+ * `multitrace run`: loads BPF objects into a command or a process, attaches them as their section names say, prints
+ * what they print while they run, and what their maps and variables hold at the end.
+ */
+
+import { BpfError } from '../kernel/errno.js';
+import { Session, type SessionEnd } from '../kernel/process/session.js';
+import { BpfObject } from '../libbpf/object.js';
+import { Pins } from '../libbpf/pins.js';
+import { SelectorSet } from '../process/symbols/selector.js';
+import { type Json, toJson } from './json.js';
+import { formatGlobals, globalsOf } from './object_report.js';
+import { applySettings, type ObjectSettings } from './object_settings.js';
+import { ObjectTool } from './object_tool.js';
+import { EXIT_FAILURE, exitCodeOf, signalName, tell, type What } from './options.js';
+import { grouped, note, print, printError } from './output.js';
+import { Symbolizer } from './symbolize.js';
+
+export interface RunOptions extends ObjectSettings {
+  /** Seconds. */
+  readonly duration?: number;
+  readonly json?: boolean;
+  readonly verbose?: boolean;
+  /** Where pinned maps are kept. */
+  readonly pinDir?: string;
+  /** Functions whose result `fmod_ret` programs may change. */
+  readonly allowModify?: readonly string[];
+  /** The verifier's log: 1 or 2. */
+  readonly log?: number;
+}
+
+/** How long a command has to end by itself after Ctrl-C, which the terminal sends it too, ms. */
+const INTERRUPT_GRACE_MS = 300;
+const STOP_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
+/** Runs the command; the exit status. */
+export async function run(files: readonly string[], what: What, options: RunOptions): Promise<number> {
+  // A file that can't be read is told before anything is started.
+  const objects = files.map(file => BpfObject.open(file));
+  applySettings(objects, options);
+  for (const object of objects)
+    for (const { autoload, spec } of object.programs) if (autoload && spec.refused) throw spec.refused;
+  const pins = new Pins(options.pinDir);
+  const symbolizer = new Symbolizer();
+  const tool = new ObjectTool(objects, {
+    pins,
+    symbolizer,
+    allowModify: options.allowModify === undefined ? undefined : SelectorSet.parse(options.allowModify),
+    logLevel: options.log ?? 0,
+    // With --json standard output has one object and nothing else.
+    line: text => (options.json ? printError : print)(`${text}\n`),
+    keep: options.json === true,
+    note,
+  });
+  let session: Session;
+  try {
+    session =
+      'pid' in what
+        ? Session.attach(what.pid, tool)
+        : Session.start(what.command, tool, options.json ? { stdout: 2 } : {});
+  } catch (cause) {
+    return tellRefusal(cause);
+  }
+  tool.session = session;
+  const { pid } = session.process;
+  const timers: NodeJS.Timeout[] = [];
+  const stop = (): void => session.stop();
+  const interrupt = (): void => {
+    if (session.process.isChild) timers.push(setTimeout(stop, INTERRUPT_GRACE_MS));
+    else stop();
+  };
+  for (const signal of STOP_SIGNALS) process.on(signal, interrupt);
+  if (options.duration !== undefined) timers.push(setTimeout(stop, options.duration * 1000));
+  if (!options.json && 'pid' in what)
+    note(
+      `${grouped(tool.attached)} functions of process ${pid} attached${options.duration === undefined ? ', Ctrl-C ends' : ''}`,
+    );
+
+  let end: SessionEnd;
+  try {
+    end = await session.end;
+    tool.check();
+  } catch (cause) {
+    return tellRefusal(cause);
+  } finally {
+    for (const timer of timers) clearTimeout(timer);
+    for (const signal of STOP_SIGNALS) process.off(signal, interrupt);
+  }
+  report(tool, objects, end, options, symbolizer);
+  for (const path of pins.save()) if (options.verbose) note(`pinned: ${path}`);
+  if (end.kind === 'stopped' && session.process.isChild && session.process.alive())
+    note(`process ${pid} goes on without us`);
+  const status = end.kind === 'ended' ? exitCodeOf(end.exit) : 0;
+  if (tool.attached > 0 || tool.programs.every(program => program.left)) return status;
+  note(
+    `no program was attached: ${tool.programs
+      .filter(program => !program.left)
+      .map(
+        ({ name, section, skipped }) => `${name} (${section}) ${skipped[0]?.detail ?? 'matched no function'}`,
+      )
+      .join('; ')}; \`multitrace list\` shows what there is`,
+  );
+  return status === 0 ? EXIT_FAILURE : status;
+}
+
+/** A refusal is no bad usage, whatever its number; what the verifier wrote comes before it. */
+function tellRefusal(cause: unknown): number {
+  for (let at = cause; at instanceof Error; at = at.cause)
+    if (at instanceof BpfError && 'log' in at && typeof at.log === 'string' && at.log !== '')
+      printError(`${at.log.trimEnd()}\n`);
+  tell(cause);
+  return EXIT_FAILURE;
+}
+
+function report(
+  tool: ObjectTool,
+  objects: readonly BpfObject[],
+  end: SessionEnd,
+  options: RunOptions,
+  symbolizer: Symbolizer,
+): void {
+  const programs = tool.programs.filter(program => !program.left);
+  if (options.json) {
+    const exit = end.kind === 'ended' ? end.exit : undefined;
+    const maps: Record<string, Json> = {};
+    for (const { name, entries } of tool.maps) maps[name] = entries.map(({ key, value }) => ({ key, value }));
+    const object: Json = {
+      programs: programs.map(({ name, section, attached, skipped, missed }) => ({
+        name,
+        section,
+        attached,
+        skipped: skipped.map(s => ({ module: s.module, function: s.function, reason: s.reason })),
+        missed,
+      })),
+      maps,
+      globals: globalsOf(objects),
+      exit: {
+        code: exit !== undefined && 'code' in exit ? exit.code : null,
+        signal: exit !== undefined && 'signal' in exit ? signalName(exit.signal) : null,
+      },
+    };
+    print(`${toJson(object)}\n`);
+  } else print(`${tool.tables()}${formatGlobals(objects, symbolizer)}`);
+  for (const [name, dropped] of tool.dropped)
+    if (dropped > 0n) note(`map ${name}: ${grouped(dropped)} records found no room; make it larger`);
+  for (const { name, missed } of programs)
+    if (missed > 0n && !options.json) note(`program ${name}: ${grouped(missed)} calls were not seen`);
+  const skipped = programs.flatMap(program => program.skipped.map(s => ({ ...s, program: program.name })));
+  if (options.verbose)
+    for (const s of skipped)
+      note(`${s.program}: not attached: ${s.module}:${s.function}: ${s.reason}: ${s.detail}`);
+  else if (skipped.length > 0 && !options.json)
+    note(`${grouped(skipped.length)} functions were not attached; --verbose names them`);
+}

@@ -1,0 +1,100 @@
+/**
+ * Program arrays (BPF_MAP_TYPE_PROG_ARRAY), the reader's side: where tail calls go. A value is the address at which a
+ * tail call enters a program, 0 for none; we read the program's id. All programs of an array must be of one kind: what
+ * one may read in its context, the next may too.
+ */
+
+import { BpfError } from '../../errno.js';
+import type { BpfProg } from '../../kernel.js';
+import type { Arena } from '../region/arena.js';
+import { IndexedMap, keyOfIndex } from './array.js';
+import type { MapAttributes } from './attributes.js';
+import { ARRAY, MAP } from './layout.js';
+
+/** What a program must have to be called by tail calls. */
+export interface TailCallee extends BpfProg {
+  /** Where a tail call enters it, in the process. */
+  readonly tailEntry: bigint;
+  /** How many arguments its context has; those of an array must agree. */
+  readonly nargs?: number;
+}
+
+const ENTRY = 8;
+
+function isTailCallee(object: unknown): object is TailCallee {
+  return typeof (object as { tailEntry?: unknown } | undefined)?.tailEntry === 'bigint';
+}
+
+export class ProgArray extends IndexedMap {
+  /** Address of the first entry, u64 each: for the JIT. */
+  readonly values: bigint;
+  readonly stride = ENTRY;
+  /** The first program of the array, or the first that uses it: the others are like it. */
+  private owner: { readonly name: string; readonly attachType: string; readonly nargs?: number } | undefined;
+  private readonly programs = new Map<number, TailCallee>();
+
+  constructor(attr: MapAttributes, id: number, arena: Arena) {
+    super(attr, id, arena, ARRAY.VALUES + ENTRY * attr.maxEntries);
+    this.values = this.address + BigInt(ARRAY.VALUES);
+    this.header.setUint32(ARRAY.STRIDE, ENTRY, true);
+    this.header.setUint32(MAP.VALUE_SIZE, ENTRY, true);
+  }
+
+  /** The id of the program, u32. */
+  lookup(key: Uint8Array): Uint8Array | undefined {
+    const index = this.indexOf(key);
+    this.checkReadable();
+    const program = this.programs.get(index);
+    return program === undefined ? undefined : keyOfIndex(program.id);
+  }
+
+  update(key: Uint8Array, _value: Uint8Array, flags = 0n): void {
+    this.checkKey(key);
+    this.checkWritable(flags);
+    throw this.unsupported('write a value', 'its values are programs, so give one to updateObject');
+  }
+
+  /** The programs that are called now: each must stay loaded. */
+  *callees(): Iterable<TailCallee> {
+    yield* this.programs.values();
+  }
+
+  /**
+   * Checks that a program may be in the array, or call through it (at its load: the array then takes programs of its
+   * kind only). Throws `BpfError` EINVAL.
+   */
+  accept(program: { readonly name: string; readonly attachType: string; readonly nargs?: number }): void {
+    this.owner ??= program;
+    if (this.owner.attachType === program.attachType && this.owner.nargs === program.nargs) return;
+    const kind = (p: { attachType: string; nargs?: number }): string =>
+      `${p.attachType} with ${p.nargs ?? 'unknown'} arguments`;
+    throw new BpfError(
+      'EINVAL',
+      `Program '${program.name}' (${kind(program)}) can not be in map '${this.name}' with '${this.owner.name}' (${kind(this.owner)}); use programs of one kind.`,
+    );
+  }
+
+  updateObject(key: Uint8Array, object: unknown, flags = 0n): void {
+    this.checkKey(key);
+    this.checkWritable(flags);
+    if (!isTailCallee(object)) {
+      throw new BpfError(
+        'EINVAL',
+        `A value of map '${this.name}' must be a program that is loaded in the process.`,
+      );
+    }
+    const index = this.indexToWrite(key, flags);
+    this.accept(object);
+    this.programs.set(index, object);
+    Atomics.store(this.words, ARRAY.VALUES / 8 + index, object.tailEntry);
+  }
+
+  override delete(key: Uint8Array): void {
+    const index = this.indexOf(key);
+    this.checkWritable();
+    if (!this.programs.delete(index)) {
+      throw this.error('ENOENT', `Index ${index} of map '${this.name}' holds no program; nothing to delete.`);
+    }
+    Atomics.store(this.words, ARRAY.VALUES / 8 + index, 0n);
+  }
+}

@@ -1,0 +1,80 @@
+/**
+ * What a program is verified for: where it will be attached, what that takes, and the maps that it names.
+ */
+
+import type { Btf } from '../../../btf/btf.js';
+import { BpfError, type ErrnoName } from '../../errno.js';
+import type { AttachType, FuncInfo, FunctionPrototype, LineInfo } from '../../kernel.js';
+
+export type { AttachType } from '../../kernel.js';
+
+/** What the verifier and the JIT need to know of a map. Sizes in bytes. */
+export interface MapSpec {
+  readonly id: number;
+  /** a number of `MAP_TYPE` */
+  readonly type: number;
+  readonly name: string;
+  readonly keySize: number;
+  readonly valueSize: number;
+  readonly maxEntries: number;
+  /** `BPF_F_…` */
+  readonly flags?: number;
+  readonly frozen?: boolean;
+  /** the shape of the maps in a map of maps */
+  readonly innerMap?: MapSpec | undefined;
+  readonly btf?: Btf | undefined;
+  readonly btfValueTypeId?: number | undefined;
+  /** what a frozen array that programs only read holds at a byte of its first value */
+  readonly readConstant?: ((offset: number, size: number) => Uint8Array | undefined) | undefined;
+}
+
+/** Memory that r1 points to, in place of a traced function's context; r2 is its size. */
+export interface MemoryContext {
+  readonly kind: 'memory';
+  /** bytes */
+  readonly size: number;
+}
+
+export interface VerifierEnv {
+  /** `fentry` where left out */
+  readonly attachType?: AttachType;
+  /** what the traced function takes and returns; opaque where left out */
+  readonly prototype?: FunctionPrototype | undefined;
+  /** the same without types: arguments of the traced function that the context holds */
+  readonly nargs?: number;
+  readonly context?: MemoryContext;
+  /** by the number that `ldMap` was given */
+  readonly maps: ReadonlyMap<number, MapSpec>;
+  /** the program's own types */
+  readonly btf?: Btf | undefined;
+  readonly funcInfo?: readonly FuncInfo[] | undefined;
+  readonly lineInfo?: readonly LineInfo[] | undefined;
+  readonly sleepable?: boolean;
+  /** 0 none, 1 the path that was refused, 2 every instruction with what it changed */
+  readonly logLevel?: number;
+  /** for tests: remembers a state wherever paths come together (BPF_F_TEST_STATE_FREQ) */
+  readonly rememberOften?: boolean;
+}
+
+/** A refusal: what `BpfError` says, and the log of the path that led to it. */
+export class VerifierError extends BpfError {
+  readonly log: string;
+
+  constructor(code: ErrnoName, message: string, log: string) {
+    super(code, message);
+    this.log = log;
+  }
+}
+
+/** Arguments that the context has for a function without a prototype. */
+const OPAQUE_ARGUMENTS = 6;
+
+/** How many arguments of the traced function the context holds. */
+export function argumentCount(env: VerifierEnv): number {
+  return env.prototype?.nargs ?? env.nargs ?? OPAQUE_ARGUMENTS;
+}
+
+/** Where the program is attached. */
+export function attachTypeOf(env: VerifierEnv): AttachType {
+  return env.attachType ?? 'fentry';
+}

@@ -1,0 +1,163 @@
+/**
+ * What is known before one instruction on one path (the kernel's `bpf_verifier_state`): the frames of the calls that led
+ * there, each with registers and stack, what was acquired and not given back, and the lock that is held.
+ */
+
+import { FRAME_POINTER, REGISTERS } from '../../../bpf/instruction.js';
+import { EMPTY, type StackSlot, slotAt } from './stack.js';
+import { NOT_INIT, stackPointer, type Value } from './value.js';
+
+/** Why a frame exists that no instruction called: a helper calls the subprogram back. */
+export interface Callback {
+  /** the helper's number */
+  readonly helper: number;
+  /** what was acquired before; the same must be there when the callback returns */
+  readonly references: readonly Reference[];
+}
+
+/** A call in progress, or the main program. */
+export class Frame {
+  /** index of the subprogram */
+  readonly subprogram: number;
+  /** index of the call's instruction; -1 for the outermost frame */
+  readonly callsite: number;
+  readonly callback: Callback | undefined;
+  readonly registers: Value[];
+  readonly stack: StackSlot[];
+  /** how often the call that is in progress here called its callback */
+  unrolled: number;
+
+  constructor(
+    subprogram: number,
+    callsite: number,
+    callback: Callback | undefined,
+    registers: Value[],
+    stack: StackSlot[],
+    unrolled = 0,
+  ) {
+    this.subprogram = subprogram;
+    this.callsite = callsite;
+    this.callback = callback;
+    this.registers = registers;
+    this.stack = stack;
+    this.unrolled = unrolled;
+  }
+
+  /** A frame whose registers hold nothing but the frame pointer; it will be number `number`. */
+  static enter(subprogram: number, callsite: number, number: number, callback?: Callback): Frame {
+    const registers: Value[] = new Array<Value>(REGISTERS).fill(NOT_INIT);
+    registers[FRAME_POINTER] = stackPointer(number);
+    return new Frame(subprogram, callsite, callback, registers, []);
+  }
+
+  copy(): Frame {
+    return new Frame(
+      this.subprogram,
+      this.callsite,
+      this.callback,
+      this.registers.slice(),
+      this.stack.slice(),
+      this.unrolled,
+    );
+  }
+
+  slot(index: number): StackSlot {
+    return this.stack[index] ?? EMPTY;
+  }
+
+  setSlot(index: number, slot: StackSlot): void {
+    while (this.stack.length < index) this.stack.push(EMPTY);
+    this.stack[index] = slot;
+  }
+}
+
+/** Something acquired that must be given back. */
+export interface Reference {
+  readonly id: number;
+  /** slot of the instruction that acquired it */
+  readonly at: number;
+}
+
+/** The spin lock that is held. */
+export interface HeldLock {
+  /** the map value that it is in */
+  readonly id: number;
+  readonly map: number;
+}
+
+export class State {
+  readonly frames: Frame[];
+  references: readonly Reference[];
+  lock: HeldLock | undefined;
+  /** how often a `may_goto` went on */
+  mayGotos: number;
+
+  constructor(
+    frames: Frame[],
+    references: readonly Reference[] = [],
+    lock: HeldLock | undefined = undefined,
+    mayGotos = 0,
+  ) {
+    this.frames = frames;
+    this.references = references;
+    this.lock = lock;
+    this.mayGotos = mayGotos;
+  }
+
+  copy(): State {
+    const frames = new Array<Frame>(this.frames.length);
+    for (let i = 0; i < frames.length; i++) frames[i] = (this.frames[i] as Frame).copy();
+    return new State(frames, this.references, this.lock, this.mayGotos);
+  }
+
+  /** The frame that runs. */
+  get frame(): Frame {
+    return this.frames[this.frames.length - 1] as Frame;
+  }
+
+  get(register: number): Value {
+    return this.frame.registers[register] as Value;
+  }
+
+  set(register: number, value: Value): void {
+    this.frame.registers[register] = value;
+  }
+
+  /** Replaces each value in registers and on stacks for which `replaced` gives another. */
+  replace(replaced: (old: Value) => Value): void {
+    for (const { registers, stack } of this.frames) {
+      for (let i = 0; i < FRAME_POINTER; i++) {
+        const old = registers[i] as Value;
+        const now = replaced(old);
+        if (now !== old) registers[i] = now;
+      }
+      for (let i = 0; i < stack.length; i++) {
+        const slot = stack[i] as StackSlot;
+        if (slot.value === undefined) continue;
+        const now = replaced(slot.value);
+        if (now !== slot.value) stack[i] = { ...slot, value: now };
+      }
+    }
+  }
+
+  /** Whether each of the `size` bytes at `offset` of frame `frame` was written. */
+  isWritten(frame: number, offset: number, size: number): boolean {
+    const f = this.frames[frame] as Frame;
+    for (let byte = offset; byte < offset + size; byte++) {
+      if ((f.slot(slotAt(byte)).written & (1 << (byte & 7))) === 0) return false;
+    }
+    return true;
+  }
+
+  acquire(id: number, at: number): void {
+    this.references = [...this.references, { id, at }];
+  }
+
+  /** False where nothing with that id was acquired. */
+  release(id: number): boolean {
+    const left = this.references.filter(reference => reference.id !== id);
+    const found = left.length < this.references.length;
+    this.references = left;
+    return found;
+  }
+}
