@@ -104,7 +104,8 @@ function verifyObject(path: string, withTypes: boolean): readonly VerifiedProgra
 }
 
 describe.skipIf(missingBpfCompiler() !== undefined)('what clang compiles is accepted', () => {
-  test.each(bpfPrograms())('tests/bpf/%s', name => {
+  // three_levels is relocated against a library of its own test, and poisoned without it.
+  test.each(bpfPrograms().filter(name => name !== 'three_levels'))('tests/bpf/%s', name => {
     for (const cpu of CPU_VERSIONS) {
       expect(verifyObject(compileBpf(name, cpu), true).length).toBeGreaterThan(0);
       if (name !== 'core') expect(verifyObject(compileBpf(name, cpu), false).length).toBeGreaterThan(0);

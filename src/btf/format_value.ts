@@ -99,9 +99,8 @@ class ValuePrinter {
     }
     const size = this.#btf.sizeOf(type);
     const element = (index: number) => bytes.subarray(index * size, (index + 1) * size);
-    let shown = nelems;
     // Zeros at the end are what C fills in by itself.
-    if (size > 0) while (shown > 0 && isZero(element(shown - 1))) shown--;
+    const shown = size > 0 ? Math.min(nelems, Math.ceil(usedBytes(bytes) / size)) : nelems;
     const parts: string[] = [];
     for (let index = 0; index < shown; index++) parts.push(this.print(type, element(index), level + 1));
     if (parts.length === 0) return '{ }';
@@ -134,6 +133,13 @@ class ValuePrinter {
     }
     return parts;
   }
+}
+
+/** Bytes up to the last one that is not zero. */
+function usedBytes(bytes: Uint8Array): number {
+  let used = bytes.length;
+  while (used > 0 && bytes[used - 1] === 0) used--;
+  return used;
 }
 
 function isZero(bytes: Uint8Array): boolean {

@@ -188,6 +188,22 @@ describe('hostile types', () => {
         expect(() => read(btf, id, new Uint8Array(1))).toThrow('more parts than its size has room for');
   });
 
+  it('may have a huge array in a section without a size', () => {
+    const builder = new BtfBuilder();
+    const index = builder.addInt('int', 4);
+    const array = builder.addArray(index, 0x3fff_ffff, index);
+    const variable = builder.add({ kind: 'var', name: 'v', type: array, linkage: 'global' });
+    const id = builder.add({
+      kind: 'datasec',
+      name: '.bss',
+      size: 0,
+      vars: [{ type: variable, offset: 0, size: 0 }],
+    });
+    const btf = Btf.parse(builder.build());
+    expect(formatValue(btf, id, new Uint8Array(0))).toBe('{ .v = { } }');
+    expect(() => decodeValue(btf, id, new Uint8Array(0))).toThrow('more parts than its size has room for');
+  });
+
   it('may call a member __proto__', () => {
     const builder = new BtfBuilder();
     const int = builder.addInt('int', 4);

@@ -155,7 +155,7 @@ export interface TargetFunction {
   readonly address: bigint;
   /** Bytes. */
   readonly size: number;
-  /** What it takes and returns, where the module or its debug information says so. */
+  /** What it takes and returns, where that is known already; `Kernel.prototypeOf` finds it. */
   readonly prototype?: FunctionPrototype;
   /** Why it can't be resolved to code (an IFUNC that nothing has resolved yet), where that is so. */
   readonly unresolved?: SkipReason;
@@ -227,6 +227,11 @@ export interface Kernel {
   check(targets: readonly TargetFunction[]): TargetCheck[];
   /** Names of the modules that are there now. */
   modules(): string[];
+  /**
+   * What a function takes and returns, where its module's types say so; `undefined` for an opaque one. May take seconds
+   * the first time: types may have to be made from debug information.
+   */
+  prototypeOf(target: TargetFunction): FunctionPrototype | undefined;
   /** Types of a module (CO-RE relocates against them); `undefined` where it has none. */
   moduleTypes(module: string): Btf | undefined;
   /** Lines that programs printed with `bpf_trace_printk` since the last call. */

@@ -9,6 +9,7 @@ import { BpfError } from '../kernel/errno.js';
 import type {
   BpfMap,
   BpfProg,
+  FunctionPrototype,
   Kernel,
   LinkCreateAttr,
   LinkTarget,
@@ -116,6 +117,9 @@ export class RecordingKernel implements Kernel {
     const map = new RecordedMap(this.#next++, attr);
     this.created.push(map);
     return map;
+  }
+  prototypeOf({ prototype }: TargetFunction): FunctionPrototype | undefined {
+    return prototype;
   }
   progLoad(attr: ProgLoadAttr): BpfProg {
     const prog = {

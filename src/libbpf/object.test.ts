@@ -287,5 +287,5 @@ describe.skipIf(lacking !== undefined)('BPF objects', () => {
       }
     }
     expect(loaded).toBeGreaterThan(0);
-  });
+  }, 1_200_000);
 });

@@ -32,6 +32,8 @@ export interface LoadOptions {
   readonly deferUnmatched?: boolean;
   /** The verifier's: 0 none, 1 at branches, 2 every instruction. */
   readonly logLevel?: number;
+  /** Is told of each program that can't be loaded, which is left out then; without it, one fails the whole. */
+  readonly refused?: (program: ObjectProgram, cause: BpfError) => void;
 }
 
 /** Contents of maps and variables, by name. */
@@ -181,15 +183,27 @@ export class BpfObject implements Disposable {
       const tailCalled = this.#tailCalled();
       for (const program of this.programs) {
         if (!program.autoload) continue;
-        if (program.spec.refused !== undefined) throw program.spec.refused;
-        const targets = program.matches(kernel).filter(({ unresolved }) => unresolved === undefined);
-        const waits = options.deferUnmatched && program.selectors.length > 0 && !tailCalled.has(program.name);
-        if (targets.length > 0 || !waits) program.load(this.#host(), targets);
+        this.#unlessRefused(program, options, () => {
+          if (program.spec.refused !== undefined) throw program.spec.refused;
+          const targets = program.matches(kernel).filter(({ unresolved }) => unresolved === undefined);
+          const waits =
+            options.deferUnmatched && program.selectors.length > 0 && !tailCalled.has(program.name);
+          if (targets.length > 0 || !waits) program.load(this.#host(), targets);
+        });
       }
-      this.#fillProgramArrays();
+      this.#fillProgramArrays(options);
     } catch (cause) {
       this.destroy();
       throw cause;
+    }
+  }
+
+  #unlessRefused(program: ObjectProgram, { refused }: LoadOptions, load: () => void): void {
+    try {
+      load();
+    } catch (cause) {
+      if (refused === undefined || !(cause instanceof BpfError)) throw cause;
+      refused(program, cause);
     }
   }
 
@@ -256,7 +270,7 @@ export class BpfObject implements Disposable {
     }
   }
 
-  #fillProgramArrays(): void {
+  #fillProgramArrays(options: LoadOptions): void {
     for (const map of this.maps) {
       if (!map.loaded || map.spec.inner !== undefined || !holdsObjects(map.spec.type)) continue;
       for (const { index, symbol } of map.spec.initial) {
@@ -266,7 +280,8 @@ export class BpfObject implements Disposable {
             'EINVAL',
             `map ${map.name}: its value ${index} is ${symbol.name}, which is no program`,
           );
-        if (program.loaded) map.setObject(index, program.prog);
+        if (program.loaded)
+          this.#unlessRefused(program, options, () => map.setObject(index, program.prog));
       }
     }
   }

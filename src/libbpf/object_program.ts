@@ -140,7 +140,7 @@ export class ObjectProgram {
     if (this.#prog !== undefined) return;
     const { attachType, sleepable } = this.#kind;
     const linked = host.link(this, targets);
-    const target = sharedPrototype(targets);
+    const target = withSharedPrototype(host.kernel, targets);
     this.#linked = linked;
     try {
       this.#prog = host.kernel.progLoad({
@@ -216,13 +216,16 @@ function missingTypes({ poisoned }: LinkedProgram, message: string): string {
  * The function that a program is verified against: the first, where all take and return the same. Functions that
  * differ have nothing in common but their registers: the program is verified for an opaque one.
  */
-function sharedPrototype(targets: readonly TargetFunction[]): TargetFunction | undefined {
+function withSharedPrototype(kernel: Kernel, targets: readonly TargetFunction[]): TargetFunction | undefined {
   const [first, ...others] = targets;
-  if (first?.prototype === undefined) return undefined;
-  const wanted = spelled(first.prototype);
-  return others.every(({ prototype }) => prototype !== undefined && spelled(prototype) === wanted)
-    ? first
-    : undefined;
+  const prototype = first && kernel.prototypeOf(first);
+  if (prototype === undefined) return undefined;
+  const wanted = spelled(prototype);
+  const isSame = (other: TargetFunction): boolean => {
+    const theirs = kernel.prototypeOf(other);
+    return theirs !== undefined && spelled(theirs) === wanted;
+  };
+  return others.every(isSame) ? { ...first, prototype } : undefined;
 }
 
 function spelled({ nargs, btf, args, returns }: FunctionPrototype): string {

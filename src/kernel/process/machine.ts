@@ -13,6 +13,7 @@ import { BpfError } from '../errno.js';
 import type {
   BpfMap,
   BpfProg,
+  FunctionPrototype,
   Kernel,
   LinkCreateAttr,
   MapCreateAttr,
@@ -185,7 +186,7 @@ export class ProcessKernel implements Kernel {
         throw new BpfError('EBADF', `program ${attr.name} names map ${name}, which is not of this machine`);
       maps.set(id, map);
     }
-    const prototype = attr.target && this.#withPrototype(attr.target).prototype;
+    const prototype = attr.target && this.prototypeOf(attr.target);
     const verified = verifyProgram(attr.insns, {
       attachType: attr.attachType,
       prototype,
@@ -236,14 +237,16 @@ export class ProcessKernel implements Kernel {
     return program;
   }
 
-  /** A target with what it takes and returns, where its module's types say so. */
-  #withPrototype(target: TargetFunction): TargetFunction {
-    if (target.prototype !== undefined) return target;
+  prototypeOf(target: TargetFunction): FunctionPrototype | undefined {
+    if (target.prototype !== undefined) return target.prototype;
     const known = this.#targets.get(target.address);
     const types = known === undefined ? undefined : this.#typesOf(known.owner);
-    if (known === undefined || types === undefined) return target;
-    const prototype = prototypeOf(types, known.aliases);
-    return prototype === undefined ? target : { ...known, ...target, prototype };
+    return known && types && prototypeOf(types, known.aliases);
+  }
+
+  #withPrototype(target: TargetFunction): TargetFunction {
+    const prototype = this.prototypeOf(target);
+    return prototype === undefined ? target : { ...target, prototype };
   }
 
   #typesOf({ path }: Module): Btf | undefined {

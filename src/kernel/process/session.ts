@@ -167,6 +167,11 @@ export class Session {
     } catch (cause) {
       if (!(cause instanceof BpfError)) throw cause;
       this.#tool.refused(cause);
+      try {
+        this.#kernel?.close();
+      } catch {
+        // The refusal is what is told.
+      }
       this.#kernel = undefined;
       if (this.process.stopped.size > 0) this.process.resumeAll();
     }

@@ -22,6 +22,8 @@ export interface Selector {
   readonly text: string;
   /** `!SELECTOR`: takes functions out. */
   readonly excludes: boolean;
+  /** MODULE as it was typed; `undefined`: the main program. */
+  readonly module?: string;
   /** Does MODULE (or the lack of it) mean this file? */
   matchesModule(module: SelectableModule): boolean;
   readonly functions: Glob;
@@ -52,7 +54,7 @@ export function parseSelector(text: string): Selector {
   const functions = Glob.compile(text.slice(functionStart), text, functionStart);
   if (colon < 0) return { text, excludes, functions, matchesModule: module => module.isMain };
   const pattern = text.slice(start, colon);
-  return { text, excludes, functions, matchesModule: moduleMatcher(pattern, text, start) };
+  return { text, excludes, module: pattern, functions, matchesModule: moduleMatcher(pattern, text, start) };
 }
 
 /** The position of the `:` after MODULE; -1 when there is no MODULE. */

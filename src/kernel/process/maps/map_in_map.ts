@@ -32,6 +32,27 @@ function isInnerMap(object: unknown): object is InnerMap {
   return typeof map?.address === 'bigint' && typeof map.keySize === 'number';
 }
 
+/** Throws `BpfError` EINVAL where `object` is not of the shape that the maps in `outer` have. */
+export function checkInnerShape(outer: KernelMap, object: KernelMap): void {
+  const shape = outer.innerMap as KernelMap;
+  const flags = MAP_FLAG.INNER_MAP;
+  for (const [what, wanted, got] of [
+    ['type', shape.type, object.type],
+    ['key size', shape.keySize, object.keySize],
+    ['value size', shape.valueSize, object.valueSize],
+    ['flags', shape.flags, object.flags],
+    ...(shape.type === MAP_TYPE.ARRAY && (shape.flags & flags) === 0
+      ? ([['number of entries', shape.maxEntries, object.maxEntries]] as const)
+      : []),
+  ] as const) {
+    if (wanted === got) continue;
+    throw new BpfError(
+      'EINVAL',
+      `Map '${object.name}' does not fit into '${outer.name}': its ${what} is ${got}, not ${wanted}; create it like '${shape.name}'.`,
+    );
+  }
+}
+
 /** What the two kinds share: which map each address is, and that maps fit. */
 class InnerMaps {
   readonly #outer: SharedMap;
@@ -55,23 +76,7 @@ class InnerMaps {
         `A value of map '${name}' must be a map of the same process; create it there.`,
       );
     }
-    const shape = this.#outer.innerMap as KernelMap;
-    const flags = MAP_FLAG.INNER_MAP;
-    for (const [what, wanted, got] of [
-      ['type', shape.type, object.type],
-      ['key size', shape.keySize, object.keySize],
-      ['value size', shape.valueSize, object.valueSize],
-      ['flags', shape.flags, object.flags],
-      ...(shape.type === MAP_TYPE.ARRAY && (shape.flags & flags) === 0
-        ? ([['number of entries', shape.maxEntries, object.maxEntries]] as const)
-        : []),
-    ] as const) {
-      if (wanted === got) continue;
-      throw new BpfError(
-        'EINVAL',
-        `Map '${object.name}' does not fit into '${name}': its ${what} is ${got}, not ${wanted}; create it like '${shape.name}'.`,
-      );
-    }
+    checkInnerShape(this.#outer, object);
     return object;
   }
 

@@ -25,16 +25,45 @@ function isTailCallee(object: unknown): object is TailCallee {
   return typeof (object as { tailEntry?: unknown } | undefined)?.tailEntry === 'bigint';
 }
 
+/** What the programs of an array must agree in. */
+export interface ProgramKind {
+  readonly name: string;
+  readonly attachType: string;
+  readonly nargs?: number;
+}
+
+/** The kind of the programs of one array: that of the first which is in it or calls through it. */
+export class CalleeKind {
+  readonly #map: string;
+  #owner: ProgramKind | undefined;
+
+  constructor(map: string) {
+    this.#map = map;
+  }
+
+  /** Throws `BpfError` EINVAL for a program of another kind. */
+  accept(program: ProgramKind): void {
+    this.#owner ??= program;
+    const owner = this.#owner;
+    if (owner.attachType === program.attachType && owner.nargs === program.nargs) return;
+    const kind = (p: ProgramKind): string => `${p.attachType} with ${p.nargs ?? 'unknown'} arguments`;
+    throw new BpfError(
+      'EINVAL',
+      `Program '${program.name}' (${kind(program)}) can not be in map '${this.#map}' with '${owner.name}' (${kind(owner)}); use programs of one kind.`,
+    );
+  }
+}
+
 export class ProgArray extends IndexedMap {
   /** Address of the first entry, u64 each: for the JIT. */
   readonly values: bigint;
   readonly stride = ENTRY;
-  /** The first program of the array, or the first that uses it: the others are like it. */
-  private owner: { readonly name: string; readonly attachType: string; readonly nargs?: number } | undefined;
+  private readonly kind: CalleeKind;
   private readonly programs = new Map<number, TailCallee>();
 
   constructor(attr: MapAttributes, id: number, arena: Arena) {
     super(attr, id, arena, ARRAY.VALUES + ENTRY * attr.maxEntries);
+    this.kind = new CalleeKind(attr.name);
     this.values = this.address + BigInt(ARRAY.VALUES);
     this.header.setUint32(ARRAY.STRIDE, ENTRY, true);
     this.header.setUint32(MAP.VALUE_SIZE, ENTRY, true);
@@ -59,19 +88,9 @@ export class ProgArray extends IndexedMap {
     yield* this.programs.values();
   }
 
-  /**
-   * Checks that a program may be in the array, or call through it (at its load: the array then takes programs of its
-   * kind only). Throws `BpfError` EINVAL.
-   */
-  accept(program: { readonly name: string; readonly attachType: string; readonly nargs?: number }): void {
-    this.owner ??= program;
-    if (this.owner.attachType === program.attachType && this.owner.nargs === program.nargs) return;
-    const kind = (p: { attachType: string; nargs?: number }): string =>
-      `${p.attachType} with ${p.nargs ?? 'unknown'} arguments`;
-    throw new BpfError(
-      'EINVAL',
-      `Program '${program.name}' (${kind(program)}) can not be in map '${this.name}' with '${this.owner.name}' (${kind(this.owner)}); use programs of one kind.`,
-    );
+  /** As `CalleeKind` says: of a program that may be in the array, or call through it (at its load). */
+  accept(program: ProgramKind): void {
+    this.kind.accept(program);
   }
 
   updateObject(key: Uint8Array, object: unknown, flags = 0n): void {

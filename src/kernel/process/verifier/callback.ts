@@ -35,9 +35,10 @@ export function enterCallback(step: Step, helper: number, args: Arguments): void
   checkDepth(step, state);
   const inside = state.copy();
   const caller = inside.frame;
+  if (caller.call === 0) caller.call = step.findings.newId();
   caller.unrolled++;
   const callback = { helper, references: state.references };
-  const frame = Frame.enter(subprogram, step.index, inside.frames.length, callback);
+  const frame = Frame.enter(subprogram, step.index, inside.frames.length, step.findings.newId(), callback);
   const { registers } = frame;
   if (helper === FOR_EACH) {
     const map = args.map as MapSpec;
@@ -51,6 +52,11 @@ export function enterCallback(step: Step, helper: number, args: Arguments): void
   }
   inside.frames.push(frame);
   analysis.pend(analysis.program.subprograms.list[subprogram]?.start ?? 0, inside);
+  endCall(state);
+}
+
+function endCall(state: State): void {
+  state.frame.call = 0;
   state.frame.unrolled = 0;
 }
 
@@ -82,7 +88,7 @@ export function leaveCallback(step: Step, frame: Frame): number {
   if (state.lock !== undefined) step.fail('EINVAL', 'a callback must give back its lock');
   state.frames.pop();
   if (result.min === 0n) return frame.callsite;
-  state.frame.unrolled = 0;
+  endCall(state);
   clobberArguments(step);
   state.set(RESULT, UNKNOWN);
   return frame.callsite + 1;

@@ -53,18 +53,22 @@ function noteEntry(node: Node | undefined, entry: Node): void {
   }
 }
 
-/** Whether something between the two states counts towards an end: an iterator, `may_goto`, or a call that calls back. */
+/**
+ * Whether something between the two states counted towards an end: an iterator, `may_goto`, or a call that calls back.
+ * It must be the same one that counted: one that begins anew each time ends nothing.
+ */
 function progressed(old: State, now: State): boolean {
-  if (old.mayGotos !== now.mayGotos) return true;
   const depth = Math.min(old.frames.length, now.frames.length);
   for (let f = 0; f < depth; f++) {
     const a = old.frames[f] as Frame;
     const b = now.frames[f] as Frame;
-    if (a.unrolled !== b.unrolled) return true;
+    if (a.instance !== b.instance) return false;
+    if (b.mayGotos > a.mayGotos) return true;
+    if (a.call !== 0 && a.call === b.call && b.unrolled > a.unrolled) return true;
     for (let s = 0; s < a.stack.length; s++) {
       const x = (a.stack[s] as StackSlot).object;
       const y = b.stack[s]?.object;
-      if (x?.kind === 'iter' && y?.kind === 'iter' && x.ref === y.ref && x.depth !== y.depth) return true;
+      if (x?.kind === 'iter' && y?.kind === 'iter' && x.ref === y.ref && y.depth > x.depth) return true;
     }
   }
   return false;
@@ -74,6 +78,11 @@ function progressed(old: State, now: State): boolean {
 function sameCalls(old: State, now: State): boolean {
   if (old.frames.length !== now.frames.length) return false;
   return old.frames.every((frame, f) => frame.callsite === now.frames[f]?.callsite);
+}
+
+/** Whether both are before, or both in the middle of, a call that calls back. */
+function sameCallbacks(old: State, now: State): boolean {
+  return old.frames.every(({ call }, f) => (call === 0) === (now.frames[f]?.call === 0));
 }
 
 export type Verdict = 'covered' | 'loop' | 'new';
@@ -103,7 +112,7 @@ export class Pruning {
       old.misses++;
       if (old.branches > 0) {
         if (!progressed(old.state, state)) {
-          if (this.same(old.state, state, index)) return 'loop';
+          if (sameCallbacks(old.state, state) && this.same(old.state, state, index)) return 'loop';
           continue;
         }
         if (!this.covers(old.state, state, index)) continue;

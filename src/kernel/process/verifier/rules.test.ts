@@ -4,7 +4,21 @@
  */
 
 import { describe, expect, test } from 'vitest';
-import { type ProgramBuilder, R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10 } from '../../../bpf/builder.js';
+import {
+  type ProgramBuilder,
+  R0,
+  R1,
+  R2,
+  R3,
+  R4,
+  R5,
+  R6,
+  R7,
+  R8,
+  R9,
+  R10,
+  type Register,
+} from '../../../bpf/builder.js';
 import { HELPER } from '../../../bpf/helpers.js';
 import { KFUNC } from '../../../bpf/kfuncs.js';
 import { BpfError } from '../../errno.js';
@@ -48,6 +62,55 @@ const locked = (p: ProgramBuilder): ProgramBuilder => found(p, MAPS.locked).mov(
 const lock = (p: ProgramBuilder, offset = 8): ProgramBuilder =>
   p.mov(R1, R6).add(R1, offset).call(HELPER.spin_lock);
 const unlock = (p: ProgramBuilder): ProgramBuilder => p.mov(R1, R6).add(R1, 8).call(HELPER.spin_unlock);
+
+/** r7 is bounded by r8, which differs by the way; `compared` is r7 or a copy of it. */
+function joinedBound(p: ProgramBuilder, bound: number, compared: Register, used: Register): ProgramBuilder {
+  const join = p.label();
+  const out = p.label();
+  found(p.mov(R6, R1), MAPS.wide).mov(R9, R0).load(8, R7, R6).mov(R4, R7).load(8, R3, R6, 8).mov(R8, bound);
+  p.jump('eq', R3, 0, join).mov(R8, 16).bind(join).jump('gt', compared, R8, out);
+  return p.add(R9, used).load(1, R2, R9).bind(out);
+}
+
+/** r8 is a copy of r7, on one way or on both. */
+function joinedCopy(p: ProgramBuilder, both: boolean): ProgramBuilder {
+  const join = p.label();
+  const out = p.label();
+  found(p.mov(R6, R1), MAPS.wide).mov(R9, R0).load(8, R7, R6).load(8, R8, R6, 8).load(8, R3, R6, 16);
+  if (both) p.mov(R8, R7);
+  p.jump('eq', R3, 0, join).mov(R8, R7).bind(join).jump('gt', R7, 16, out);
+  return p.add(R9, R8).load(1, R2, R9).bind(out);
+}
+
+/** r8 goes round in a loop that ends by itself. */
+function changedInLoop(p: ProgramBuilder, mask: number): ProgramBuilder {
+  const again = p.label();
+  const out = p.label();
+  found(p, MAPS.wide)
+    .mov(R9, R0)
+    .mov(R8, 0)
+    .bind(again)
+    .mayGoto(out)
+    .add(R8, 8)
+    .and(R8, mask)
+    .goto(again)
+    .bind(out);
+  return p.add(R9, R8).load(1, R2, R9);
+}
+
+/** A loop by a counter on the stack, in which a callback leaves the counter alone, or sets it to zero. */
+function countedCalls(p: ProgramBuilder, spare: number): ProgramBuilder {
+  const callback = p.label();
+  const again = p.label();
+  p.store(8, R10, -8, 0).store(8, R10, -16, 0).bind(again).mov(R1, 3).ldFunction(R2, callback).mov(R3, R10);
+  p.add(R3, -16).mov(R4, 0).call(HELPER.loop).load(8, R2, R10, -8).add(R2, 1).store(8, R10, -8, R2);
+  end(p.jump('lt', R2, 4, again));
+  return p
+    .bind(callback)
+    .store(8, R2, spare === 1 ? 0 : 8, 0)
+    .mov(R0, 0)
+    .exit();
+}
 
 const RULES: readonly Rule[] = [
   // Loops
@@ -99,6 +162,31 @@ const RULES: readonly Rule[] = [
       return end(p.mayGoto(out).bind(again).goto(again).bind(out));
     },
     because: 'infinite loop detected',
+  },
+  {
+    name: 'may_goto ends only the run of the function that it is in',
+    accept: p => {
+      const f = p.label();
+      const again = p.label();
+      const out = p.label();
+      end(p.bind(again).mayGoto(out).callSubprogram(f).goto(again).bind(out));
+      const done = p.label();
+      return p.bind(f).mayGoto(done).bind(done).mov(R0, 0).exit();
+    },
+    refuse: p => {
+      const f = p.label();
+      const again = p.label();
+      p.bind(again).callSubprogram(f).goto(again);
+      const done = p.label();
+      return p.bind(f).mayGoto(done).bind(done).mov(R0, 0).exit();
+    },
+    because: /infinite loop detected|too large/,
+  },
+  {
+    name: 'a callback that turns its caller’s counter back does not end the caller’s loop',
+    accept: p => countedCalls(p, 1),
+    refuse: p => countedCalls(p, 0),
+    because: /infinite loop detected|too large|too complex/,
   },
   {
     name: 'an index that a loop counts is bounded in it',
@@ -781,6 +869,36 @@ const RULES: readonly Rule[] = [
     },
     because: 'same insn cannot be used with different pointers',
     env: typed,
+  },
+
+  // What matters where paths come together: each of these found a mistake that was made on purpose
+  {
+    name: 'what bounds a number matters with it',
+    accept: p => end(joinedBound(p, 31, R7, R7)),
+    refuse: p => end(joinedBound(p, 40, R7, R7)),
+    because: 'value_size=32 off=40 size=1',
+    env: { rememberOften: true },
+  },
+  {
+    name: 'what bounds a copy of a number matters with it',
+    accept: p => end(joinedBound(p, 31, R4, R7)),
+    refuse: p => end(joinedBound(p, 40, R4, R7)),
+    because: 'value_size=32 off=40 size=1',
+    env: { rememberOften: true },
+  },
+  {
+    name: 'what is a copy on one way is one on the other',
+    accept: p => end(joinedCopy(p, true)),
+    refuse: p => end(joinedCopy(p, false)),
+    because: 'register with unbounded min value is not allowed',
+    env: { rememberOften: true },
+  },
+  {
+    name: 'what a loop changed matters behind it',
+    accept: p => end(changedInLoop(p, 24)),
+    refuse: p => end(changedInLoop(p, 56)),
+    because: /value_size=32 off=(32|40|48|56) size=1/,
+    env: { rememberOften: true },
   },
 
   // Where it is attached

@@ -218,7 +218,10 @@ function joined(p: ProgramBuilder, waiting: ProgramLabel[]): void {
     case 2:
       // A copy on one way, another number on the other.
       p.load(8, R7, R6, 8).mov(R8, R7);
-      chosen().load(8, R8, R6, 0).bind(join).jump('gt', R7, pick([16, 23, 24]), out);
+      chosen()
+        .load(8, R8, R6, 0)
+        .bind(join)
+        .jump('gt', R7, pick([16, 23, 24]), out);
       use(R8);
       break;
     case 3: {
@@ -245,7 +248,10 @@ function joined(p: ProgramBuilder, waiting: ProgramLabel[]): void {
     }
     default:
       p.mov(R7, R9);
-      chosen().mov(R7, pick([R10, R9, R8])).bind(join).load(1, R4, R7, pick([0, -1, 8]));
+      chosen()
+        .mov(R7, pick([R10, R9, R8]))
+        .bind(join)
+        .load(1, R4, R7, pick([0, -1, 8]));
   }
 }
 
@@ -342,8 +348,14 @@ class Watched implements BpfMemory {
   constructor() {
     // A store at an offset that is not known makes every byte that it may hit readable.
     for (let i = 1n; i <= 8n * 512n; i++) this.put(FRAME - i, below(256));
-    for (let i = 0n; i < BigInt(8 * NARGS); i++)
-      this.put(CONTEXT + i, pick([0, 0, 1, 7, 8, 255, below(256)]));
+    for (let argument = 0n; argument < BigInt(NARGS); argument++) {
+      // Small numbers most of the time: they take the ways that comparisons with constants have.
+      const small = pick([below(4), below(4), below(32), -1]);
+      for (let i = 0n; i < 8n; i++) {
+        const byte = small < 0 ? pick([0, 0, 1, 7, 8, 255, below(256)]) : i === 0n ? small : 0;
+        this.put(CONTEXT + argument * 8n + i, byte);
+      }
+    }
     for (let entry = 0n; entry < BigInt(MAP.maxEntries); entry++) {
       for (let i = 0n; i < BigInt(MAP.valueSize); i++) this.put(VALUES + entry * STRIDE + i, below(256));
     }

@@ -24,8 +24,13 @@ export class Frame {
   readonly callback: Callback | undefined;
   readonly registers: Value[];
   readonly stack: StackSlot[];
-  /** how often the call that is in progress here called its callback */
-  unrolled: number;
+  /** which run of the function it is: a later call of the same one is another */
+  readonly instance: number;
+  /** how often a `may_goto` of this run went on */
+  mayGotos = 0;
+  /** which call of a helper that calls back is in progress here, and how often it called back; 0: none */
+  call = 0;
+  unrolled = 0;
 
   constructor(
     subprogram: number,
@@ -33,32 +38,42 @@ export class Frame {
     callback: Callback | undefined,
     registers: Value[],
     stack: StackSlot[],
-    unrolled = 0,
+    instance: number,
   ) {
     this.subprogram = subprogram;
     this.callsite = callsite;
     this.callback = callback;
     this.registers = registers;
     this.stack = stack;
-    this.unrolled = unrolled;
+    this.instance = instance;
   }
 
   /** A frame whose registers hold nothing but the frame pointer; it will be number `number`. */
-  static enter(subprogram: number, callsite: number, number: number, callback?: Callback): Frame {
+  static enter(
+    subprogram: number,
+    callsite: number,
+    number: number,
+    instance: number,
+    callback?: Callback,
+  ): Frame {
     const registers: Value[] = new Array<Value>(REGISTERS).fill(NOT_INIT);
     registers[FRAME_POINTER] = stackPointer(number);
-    return new Frame(subprogram, callsite, callback, registers, []);
+    return new Frame(subprogram, callsite, callback, registers, [], instance);
   }
 
   copy(): Frame {
-    return new Frame(
+    const copy = new Frame(
       this.subprogram,
       this.callsite,
       this.callback,
       this.registers.slice(),
       this.stack.slice(),
-      this.unrolled,
+      this.instance,
     );
+    copy.mayGotos = this.mayGotos;
+    copy.call = this.call;
+    copy.unrolled = this.unrolled;
+    return copy;
   }
 
   slot(index: number): StackSlot {
@@ -89,25 +104,21 @@ export class State {
   readonly frames: Frame[];
   references: readonly Reference[];
   lock: HeldLock | undefined;
-  /** how often a `may_goto` went on */
-  mayGotos: number;
 
   constructor(
     frames: Frame[],
     references: readonly Reference[] = [],
     lock: HeldLock | undefined = undefined,
-    mayGotos = 0,
   ) {
     this.frames = frames;
     this.references = references;
     this.lock = lock;
-    this.mayGotos = mayGotos;
   }
 
   copy(): State {
     const frames = new Array<Frame>(this.frames.length);
     for (let i = 0; i < frames.length; i++) frames[i] = (this.frames[i] as Frame).copy();
-    return new State(frames, this.references, this.lock, this.mayGotos);
+    return new State(frames, this.references, this.lock);
   }
 
   /** The frame that runs. */

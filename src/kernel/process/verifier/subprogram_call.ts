@@ -34,7 +34,7 @@ export function checkSubprogramCall(step: Step): number {
     return step.index + 1;
   }
   checkDepth(step, state);
-  const frame = Frame.enter(number, step.index, state.frames.length);
+  const frame = Frame.enter(number, step.index, state.frames.length, step.findings.newId());
   for (let register = FIRST_ARGUMENT; register <= MOST_ARGUMENTS; register++) {
     frame.registers[register] = state.get(register);
   }
@@ -86,7 +86,7 @@ function checkGlobalCall(step: Step, number: number, callee: Subprogram): void {
 
 /** The state in which a global function is walked. */
 export function globalEntry(btf: Btf, number: number, callee: Subprogram, newId: () => number): State {
-  const frame = Frame.enter(number, -1, 0);
+  const frame = Frame.enter(number, -1, 0, newId());
   argumentsOf(btf, callee).forEach((argument, i) => {
     frame.registers[FIRST_ARGUMENT + i] = entryValue(argument, newId);
   });

@@ -77,7 +77,7 @@ export class Walk {
       log,
       pend: (index, state) => this.pend(index, state),
     };
-    this.step = new Step(analysis, new State([Frame.enter(0, -1, 0)]));
+    this.step = new Step(analysis, new State([Frame.enter(0, -1, 0, 0)]));
   }
 
   /** Walks the main program and every global function. Throws `VerifierError`, or `Restart`. */
@@ -91,7 +91,7 @@ export class Walk {
   }
 
   private entry(): State {
-    const frame = Frame.enter(0, -1, 0);
+    const frame = Frame.enter(0, -1, 0, 0);
     const { context } = this.env;
     if (context === undefined) frame.registers[1] = CONTEXT;
     else {
@@ -194,7 +194,7 @@ export class Walk {
         this.branchesSinceState++;
         const target = program.flow.targets[index] as number;
         this.pend(target, step.state.copy());
-        step.state.mayGotos++;
+        step.state.frame.mayGotos++;
         return index + 1;
       }
       case 'call':

@@ -1,0 +1,122 @@
+/**
+ * A machine without a process: it takes maps and programs as a process would, verifies, and runs nothing.
+ */
+
+import { MAP_TYPE } from '../../bpf/map_type.js';
+import type { Btf } from '../../btf/btf.js';
+import type { SelectorSet } from '../../process/symbols/selector.js';
+import { BpfError } from '../errno.js';
+import type {
+  BpfMap,
+  BpfProg,
+  FunctionPrototype,
+  Kernel,
+  LinkCreateAttr,
+  MapCreateAttr,
+  ProgLoadAttr,
+  TargetCheck,
+  TargetFunction,
+  TracingMultiLink,
+} from '../kernel.js';
+import type { FileTargets } from './file_targets.js';
+import { OPAQUE_ARGS } from './link/prototype.js';
+import { MapShape } from './maps/shape.js';
+import { POSSIBLE_CPUS } from './threads/layout.js';
+import type { VerifiedProgram } from './verifier/verified.js';
+import { verifyProgram } from './verifier/verifier.js';
+
+/** What became of one program. */
+export interface Judgement {
+  /** `undefined` where it was refused. */
+  readonly verified: VerifiedProgram | undefined;
+  /** How long it took, ms. */
+  readonly timeMs: number;
+  /** The function that it was verified for; an opaque one where left out. */
+  readonly target: TargetFunction | undefined;
+  readonly prototype: FunctionPrototype | undefined;
+}
+
+export class VerifyKernel implements Kernel {
+  readonly possibleCpus = POSSIBLE_CPUS;
+  /** By the program's name. */
+  readonly judgements = new Map<string, Judgement>();
+  readonly #files: FileTargets;
+  readonly #maps = new Map<number, MapShape>();
+  #nextId = 1;
+
+  constructor(files: FileTargets) {
+    this.#files = files;
+  }
+
+  mapCreate(attr: MapCreateAttr): BpfMap {
+    const map = new MapShape(attr, this.#nextId++);
+    this.#maps.set(map.id, map);
+    return map;
+  }
+
+  progLoad(attr: ProgLoadAttr): BpfProg {
+    const maps = new Map<number, MapShape>();
+    for (const { id, name } of attr.maps) {
+      const map = this.#maps.get(id);
+      if (map === undefined)
+        throw new BpfError('EBADF', `program ${attr.name} names map ${name}, which is not of this machine`);
+      maps.set(id, map);
+    }
+    const { target } = attr;
+    const prototype = target?.prototype;
+    const begin = performance.now();
+    let verified: VerifiedProgram | undefined;
+    try {
+      verified = verifyProgram(attr.insns, {
+        attachType: attr.attachType,
+        prototype,
+        maps,
+        btf: attr.btf,
+        funcInfo: attr.funcInfo,
+        lineInfo: attr.lineInfo,
+        sleepable: attr.sleepable ?? false,
+        logLevel: attr.logLevel ?? 0,
+      });
+    } finally {
+      this.judgements.set(attr.name, { verified, timeMs: performance.now() - begin, target, prototype });
+    }
+    const { tailCalls } = verified.needs;
+    const nargs = prototype?.nargs;
+    const kind = { name: attr.name, attachType: attr.attachType, ...(nargs === undefined ? {} : { nargs }) };
+    if (tailCalls)
+      for (const { id, type } of verified.usedMaps)
+        if (type === MAP_TYPE.PROG_ARRAY) maps.get(id)?.accept(kind);
+    return {
+      ...kind,
+      id: this.#nextId++,
+      // Whom it calls by a tail call may read what any program may.
+      accessedArgs: tailCalls ? [...Array(nargs ?? OPAQUE_ARGS).keys()] : verified.accessedArgs,
+      jitedSize: 0,
+      log: verified.log,
+      xlated: verified.insns,
+    };
+  }
+
+  functions(selectors: SelectorSet): TargetFunction[] {
+    return this.#files.match(selectors);
+  }
+  modules(): string[] {
+    return this.#files.modules();
+  }
+  moduleTypes(module: string): Btf | undefined {
+    return this.#files.types(module);
+  }
+
+  linkCreate(_attr: LinkCreateAttr): TracingMultiLink {
+    throw new BpfError('EOPNOTSUPP', 'programs are only verified here; attach them to a process');
+  }
+  check(_targets: readonly TargetFunction[]): TargetCheck[] {
+    throw new BpfError('EOPNOTSUPP', 'programs are only verified here; ask a process, or `multitrace list --file`');
+  }
+  readTrace(): string[] {
+    return [];
+  }
+  close(): void {
+    this.#maps.clear();
+  }
+}
