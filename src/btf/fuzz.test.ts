@@ -20,6 +20,8 @@ const SOAK = process.env.MULTITRACE_SOAK === '1';
 const MUTATIONS = SOAK ? 100_000 : 3000;
 /** Time is taken of so many at once: asking for it takes longer than most of them. */
 const BATCH = 20;
+/** Longer than any batch takes, ms: it does some ten thousand things with types. */
+const MAX_BATCH_MS = 5000;
 const SEED = Number(process.env.MULTITRACE_SEED ?? Date.now() % 2 ** 31);
 
 const workshop = new Workshop();
@@ -221,7 +223,7 @@ describe('mutated types', () => {
     );
     expect(accepted).toBeGreaterThan(MUTATIONS / 50);
     expect(accepted).toBeLessThan(MUTATIONS);
-    expect(slowest).toBeLessThan(1000);
+    expect(slowest).toBeLessThan(MAX_BATCH_MS);
   });
 
   const vmlinux = '/sys/kernel/btf/vmlinux';

@@ -30,7 +30,10 @@ const NAMES = [
 
 function machine(): RecordingKernel {
   const kernel = new RecordingKernel();
-  kernel.there = NAMES.map(name => fakeFunction('main', name));
+  kernel.there = [
+    ...NAMES.map(name => fakeFunction('main', name)),
+    fakeFunction('libaccount', 'account_touch'),
+  ];
   return kernel;
 }
 

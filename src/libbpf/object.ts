@@ -213,6 +213,7 @@ export class BpfObject implements Disposable {
       kernel: this.#kernel,
       btf: this.btf,
       logLevel: this.#logLevel,
+      tailCalled: this.#tailCalled(),
       link: (program, targets) => this.#link(program, targets),
     };
   }
@@ -280,8 +281,7 @@ export class BpfObject implements Disposable {
             'EINVAL',
             `map ${map.name}: its value ${index} is ${symbol.name}, which is no program`,
           );
-        if (program.loaded)
-          this.#unlessRefused(program, options, () => map.setObject(index, program.prog));
+        if (program.loaded) this.#unlessRefused(program, options, () => map.setObject(index, program.prog));
       }
     }
   }

@@ -1,5 +1,6 @@
 /** A program of an object: what its section says, what is set before loading, the loaded program and its link. */
 
+import { MAP_TYPE } from '../bpf/map_type.js';
 import type { Btf } from '../btf/btf.js';
 import { BpfError } from '../kernel/errno.js';
 import type {
@@ -45,6 +46,8 @@ export interface ProgramHost {
   link(program: ObjectProgram, targets: readonly TargetFunction[]): LinkedProgram;
   readonly btf: Btf | undefined;
   readonly logLevel: number | undefined;
+  /** Programs that the file puts into program arrays. */
+  readonly tailCalled: ReadonlySet<string>;
 }
 
 export interface AttachOptions {
@@ -66,6 +69,7 @@ export class ObjectProgram {
   #prog: BpfProg | undefined;
   #link: TracingMultiLink | undefined;
   #linked: LinkedProgram | undefined;
+  #forAnyFunction = false;
   #unresolved: readonly SkippedFunction[] = [];
 
   constructor(spec: ProgramSpec) {
@@ -118,6 +122,13 @@ export class ObjectProgram {
   get linked(): LinkedProgram | undefined {
     return this.#linked;
   }
+  /**
+   * It is in a program array, or calls through one: such programs run for each other's targets, so that each is
+   * verified for a function of which nothing is known.
+   */
+  get forAnyFunction(): boolean {
+    return this.#forAnyFunction;
+  }
   get attached(): number {
     return this.#link?.targets.length ?? 0;
   }
@@ -140,7 +151,9 @@ export class ObjectProgram {
     if (this.#prog !== undefined) return;
     const { attachType, sleepable } = this.#kind;
     const linked = host.link(this, targets);
-    const target = withSharedPrototype(host.kernel, targets);
+    this.#forAnyFunction =
+      host.tailCalled.has(this.name) || linked.maps.some(({ type }) => type === MAP_TYPE.PROG_ARRAY);
+    const target = this.#forAnyFunction ? undefined : withSharedPrototype(host.kernel, targets);
     this.#linked = linked;
     try {
       this.#prog = host.kernel.progLoad({

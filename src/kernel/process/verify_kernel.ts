@@ -63,7 +63,7 @@ export class VerifyKernel implements Kernel {
       maps.set(id, map);
     }
     const { target } = attr;
-    const prototype = target?.prototype;
+    const prototype = target && this.prototypeOf(target);
     const begin = performance.now();
     let verified: VerifiedProgram | undefined;
     try {
@@ -100,6 +100,9 @@ export class VerifyKernel implements Kernel {
   functions(selectors: SelectorSet): TargetFunction[] {
     return this.#files.match(selectors);
   }
+  prototypeOf({ prototype }: TargetFunction): FunctionPrototype | undefined {
+    return prototype;
+  }
   modules(): string[] {
     return this.#files.modules();
   }
@@ -111,7 +114,10 @@ export class VerifyKernel implements Kernel {
     throw new BpfError('EOPNOTSUPP', 'programs are only verified here; attach them to a process');
   }
   check(_targets: readonly TargetFunction[]): TargetCheck[] {
-    throw new BpfError('EOPNOTSUPP', 'programs are only verified here; ask a process, or `multitrace list --file`');
+    throw new BpfError(
+      'EOPNOTSUPP',
+      'programs are only verified here; ask a process, or `multitrace list --file`',
+    );
   }
   readTrace(): string[] {
     return [];

@@ -38,6 +38,7 @@ export type ProgramFacts = Pick<
   | 'atomicOperands'
   | 'dynamicMaps'
   | 'probeLoads'
+  | 'readsUnwritten'
 > & {
   readonly subprograms: readonly FunctionFacts[];
   readonly needs: Needs;
@@ -52,7 +53,7 @@ export type ProgramFacts = Pick<
 /** What the verifier found out about `program`. */
 export function factsOf(program: VerifiedProgram): ProgramFacts {
   const { insns, operations, flow, reached, callMaps, dynamicMaps, keyOffsets, atomicOperands } = program;
-  const { subprograms, probeLoads, needs, env } = program;
+  const { subprograms, probeLoads, readsUnwritten, needs, env } = program;
   const { attachType = 'fentry', context } = env;
   const traces = context === undefined;
   return {
@@ -66,6 +67,7 @@ export function factsOf(program: VerifiedProgram): ProgramFacts {
     atomicOperands,
     subprograms,
     probeLoads,
+    readsUnwritten,
     needs,
     mayOverride: traces && attachType === 'fmod_ret',
     hasResult: !traces || attachType === 'fmod_ret',

@@ -261,6 +261,7 @@ export function factsByHand(
     probeLoads,
     needs: { thread: false, guard: false, faults: false, tailCalls: false, ...found.needs },
     hasResult: true,
+    readsUnwritten: false,
     hasReturnValue: found.hasReturnValue ?? false,
     dynamicMaps: new Set(),
     mayOverride: found.mayOverride ?? false,

@@ -5,18 +5,22 @@
  * made, in r9 the thread's block, where the program has them.
  */
 
-import { MAX_LOOPS } from '../../../bpf/instruction.js';
+import { FRAME_POINTER, MAX_LOOPS } from '../../../bpf/instruction.js';
 import { mem, r8, r9, rax, rcx, rdi, rdx, rsi, rsp } from '../../../x86/assembler.js';
 import { errnoNumber } from '../../errno.js';
 import { THREAD } from '../threads/layout.js';
 import type { Emitter } from './emitter.js';
 import { CALLER_SAVED } from './register_map.js';
 
+const WORD = 8;
+
 /** Makes the frame of the function that begins here. */
 export function emitPrologue(e: Emitter): void {
   const { a, fn } = e;
   for (const register of fn.saved) a.push(register);
   if (fn.reserved > 0) a.sub(rsp, fn.reserved);
+  if (e.program.readsUnwritten)
+    for (let at = WORD; at <= fn.stackDepth; at += WORD) a.mov(e.memory(FRAME_POINTER, -at), 0);
   if (fn.words.has('tailCalls')) a.mov(e.word('tailCalls'), rax);
   if (fn.words.has('thread')) a.mov(e.word('thread'), r9);
   if (fn.words.has('override')) a.mov(e.word('override'), 0);

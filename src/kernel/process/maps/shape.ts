@@ -87,8 +87,7 @@ export class MapShape implements KernelMap {
     checkSize('key', this.name, key, this.keySize);
     if (isMapOfMaps(this.type) && object instanceof MapShape) checkInnerShape(this, object);
     else if (this.type === MAP_TYPE.PROG_ARRAY && !('keySize' in object)) this.accept(object);
-    else
-      throw new BpfError('EINVAL', `'${object.name}' can not be a value of map '${this.name}'`);
+    else throw new BpfError('EINVAL', `'${object.name}' can not be a value of map '${this.name}'`);
     const index = this.keySize === 4 ? new DataView(key.buffer, key.byteOffset, 4).getUint32(0, true) : 0;
     if (this.type !== MAP_TYPE.HASH_OF_MAPS && index >= this.maxEntries)
       throw new BpfError(
@@ -117,6 +116,9 @@ export class MapShape implements KernelMap {
   free(): void {}
 
   #holdsNothing(): BpfError {
-    return new BpfError('EOPNOTSUPP', `map '${this.name}' is for programs that are only verified; it holds nothing`);
+    return new BpfError(
+      'EOPNOTSUPP',
+      `map '${this.name}' is for programs that are only verified; it holds nothing`,
+    );
   }
 }

@@ -12,7 +12,7 @@ import { note, type Step } from './path.js';
 import type { ArgumentType, HelperPrototype } from './prototypes.js';
 import { isConstant, type Scalar } from './scalar.js';
 import { type DynptrSlot, STACK_SLOT } from './stack.js';
-import { checkInitialised, checkStackRange, clobberStack, noteStackRead } from './stack_access.js';
+import { checkReadable, checkStackRange, clobberStack, noteStackRead } from './stack_access.js';
 import type { State } from './state.js';
 import { isMemory, kindName, type StackPointer, type Value } from './value.js';
 
@@ -241,7 +241,7 @@ function checkStackMemory(
     return;
   }
   noteStackRead(step, pointer.frame, range.low, range.high);
-  checkInitialised(step, register, pointer.frame, range.low, range.high, size, !range.fixed);
+  checkReadable(step, register, pointer.frame, range.low, range.high, !range.fixed);
   for (let at = range.low; at < range.high && !pointersToo; at++) {
     const slot = step.state.frames[pointer.frame]?.slot((-at - 1) >> 3);
     const held = slot?.value;

@@ -19,6 +19,8 @@ export class Findings {
   readonly accessedArgs = new Set<number>();
   /** whether the traced function's return value is read */
   readsReturnValue = false;
+  /** whether stack is read that was not written before: code clears its frames then */
+  readsUnwritten = false;
   /** bytes of stack used, by subprogram */
   readonly stackDepth: number[] = [];
   readonly usedHelpers = new Set<number>();

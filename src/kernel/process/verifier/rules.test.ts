@@ -345,20 +345,6 @@ const RULES: readonly Rule[] = [
     because: 'R6 !read_ok',
   },
   {
-    name: 'a function writes its caller’s stack',
-    accept: p => {
-      const f = p.label();
-      p.mov(R1, R10).add(R1, -8).callSubprogram(f).load(8, R2, R10, -8);
-      return end(p).bind(f).store(8, R1, 0, 7).mov(R0, 0).exit();
-    },
-    refuse: p => {
-      const f = p.label();
-      p.mov(R1, R10).add(R1, -8).callSubprogram(f).load(8, R2, R10, -8);
-      return end(p).bind(f).store(8, R10, -8, 7).mov(R0, 0).exit();
-    },
-    because: 'invalid read from stack off -8+0 size 8',
-  },
-  {
     name: 'no pointer to a stack that is gone is returned',
     accept: p => {
       const f = p.label();
@@ -710,14 +696,6 @@ const RULES: readonly Rule[] = [
     because: 'R2 invalid zero-sized read',
   },
   {
-    name: 'what a helper wrote is read, as numbers',
-    accept: p =>
-      end(p.mov(R1, R10).add(R1, -16).mov(R2, 16).call(HELPER.get_current_comm).load(8, R2, R10, -16)),
-    refuse: p =>
-      end(p.mov(R1, R10).add(R1, -16).mov(R2, 8).call(HELPER.get_current_comm).load(8, R2, R10, -8)),
-    because: 'invalid read from stack off -8+0 size 8',
-  },
-  {
     name: 'constants are not written',
     accept: p => end(p.ldMapValue(R2, MAPS.rodata).load(1, R3, R2)),
     refuse: p => end(p.ldMapValue(R2, MAPS.rodata).store(1, R2, 0, 1)),
@@ -770,13 +748,6 @@ const RULES: readonly Rule[] = [
     accept: p => end(p.mov(R2, R10).add(R2, -8).ldMap(R1, MAPS.queue).call(HELPER.map_pop_elem)),
     refuse: p => end(p.mov(R2, R10).add(R2, -8).ldMap(R1, MAPS.counts).call(HELPER.map_pop_elem)),
     because: 'cannot pass map_type 2 into func bpf_map_pop_elem#88',
-  },
-  {
-    name: 'a bloom filter is asked for a value',
-    accept: p =>
-      end(p.store(8, R10, -8, 1).mov(R2, R10).add(R2, -8).ldMap(R1, MAPS.bloom).call(HELPER.map_peek_elem)),
-    refuse: p => end(p.mov(R2, R10).add(R2, -8).ldMap(R1, MAPS.bloom).call(HELPER.map_peek_elem)),
-    because: 'invalid indirect read from stack R2',
   },
   {
     name: 'a map out of a map may not be there',

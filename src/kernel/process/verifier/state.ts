@@ -4,7 +4,7 @@
  */
 
 import { FRAME_POINTER, REGISTERS } from '../../../bpf/instruction.js';
-import { EMPTY, type StackSlot, slotAt } from './stack.js';
+import { EMPTY, type StackSlot } from './stack.js';
 import { NOT_INIT, stackPointer, type Value } from './value.js';
 
 /** Why a frame exists that no instruction called: a helper calls the subprogram back. */
@@ -149,15 +149,6 @@ export class State {
         if (now !== slot.value) stack[i] = { ...slot, value: now };
       }
     }
-  }
-
-  /** Whether each of the `size` bytes at `offset` of frame `frame` was written. */
-  isWritten(frame: number, offset: number, size: number): boolean {
-    const f = this.frames[frame] as Frame;
-    for (let byte = offset; byte < offset + size; byte++) {
-      if ((f.slot(slotAt(byte)).written & (1 << (byte & 7))) === 0) return false;
-    }
-    return true;
   }
 
   acquire(id: number, at: number): void {

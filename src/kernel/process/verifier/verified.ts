@@ -63,6 +63,8 @@ class Verified {
   readonly accessedArgs: readonly number[];
   /** whether it reads the traced function's return value */
   readonly readsReturnValue: boolean;
+  /** whether it reads stack that it did not write before, which must be zero */
+  readonly readsUnwritten: boolean;
   /** bytes of stack that the main program uses, at most 512 */
   readonly stackDepth: number;
   /** numbers of the helpers that it calls, ascending */
@@ -110,6 +112,7 @@ class Verified {
     }));
     this.accessedArgs = ascending(findings.accessedArgs);
     this.readsReturnValue = findings.readsReturnValue;
+    this.readsUnwritten = findings.readsUnwritten;
     this.stackDepth = findings.stackDepth[0] ?? 0;
     this.usedHelpers = ascending(findings.usedHelpers);
     this.usedKfuncs = ascending(findings.usedKfuncs);
