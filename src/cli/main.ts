@@ -9,9 +9,19 @@ import { type CountOptions, count } from './count.js';
 import { demo } from './demo.js';
 import type { DumpOptions } from './dump.js';
 import { type ListOptions, list } from './list.js';
-import { collect, EXIT_USAGE, positiveInteger, seconds, splitCommand, tell, whatToTrace } from './options.js';
+import {
+  collect,
+  EXIT_USAGE,
+  logLevel,
+  positiveInteger,
+  seconds,
+  splitCommand,
+  tell,
+  whatToTrace,
+} from './options.js';
 import { note, print, printError } from './output.js';
 import type { RunOptions } from './run.js';
+import type { VerifyOptions } from './verify.js';
 
 const SELECTORS = `
 A selector is [MODULE:]FUNCTION, both globs (* ? [a-z]). MODULE is a file's name with or without
@@ -148,6 +158,37 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
           const { dump } = await import('./dump.js');
           const here = options.pid === undefined && command === undefined;
           return dump(file, here ? undefined : whatToTrace(options.pid, command), options);
+        }),
+      ),
+    );
+
+  inherit(program.command('verify'))
+    .summary('verify BPF objects without a process')
+    .description(
+      'Verifies every program of BPF objects, and says of each refused one what is wrong, where, and what to do. No' +
+        ' process is needed: what the targets take and return is read from files.',
+    )
+    .usage('FILE.bpf.o... [options]')
+    .argument('<file...>')
+    .option('-f, --file <elf>', 'the program that selectors without a module mean')
+    .option('--module <path>', "a library that is not in the system's folders (repeatable)", collect)
+    .option('--target <program=selector>', 'verify a program for other functions (repeatable)', collect)
+    .option('--set <variable=value>', 'set a global variable before loading (repeatable)', collect)
+    .option(
+      '--log <level>',
+      "print the verifier's log: 1 the path that was refused, 2 every instruction",
+      logLevel,
+    )
+    .option('--json', 'print one JSON object on standard output')
+    .addHelpText(
+      'after',
+      '\nThe exit status is 0 where every program is accepted, 1 where one is not, 2 for bad usage.',
+    )
+    .action((files: string[], options: VerifyOptions) =>
+      done(
+        run(async () => {
+          const { verify } = await import('./verify.js');
+          return verify(files, options);
         }),
       ),
     );

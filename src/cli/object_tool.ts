@@ -22,7 +22,7 @@ import type { Symbolizer } from './symbolize.js';
 const BATCH = 4096;
 const WAIT_MS = 100;
 /** How often printed lines are looked for, ms. */
-const TRACE_MS = 20;
+const TRACE_MS = 50;
 /** Records that are kept for `--json`, of each buffer. */
 const MAX_KEPT = 65_536;
 
@@ -96,7 +96,7 @@ export class ObjectTool implements SessionTool {
           ...(carried === undefined ? {} : { carried }),
         });
       }
-      this.#attach();
+      this.#attach(kernel);
       this.#tellLogs();
     } catch (cause) {
       for (const object of this.objects) object.destroy();
@@ -106,12 +106,12 @@ export class ObjectTool implements SessionTool {
       throw cause;
     }
     this.#kernel = kernel;
-    this.#startReaders(kernel);
+    this.#startReaders();
   }
 
   modulesChanged(kernel: ProcessKernel): void {
     this.#options.symbolizer.look(kernel.process.pid);
-    if (this.#kernel !== undefined) this.#attach();
+    if (this.#kernel !== undefined) this.#attach(kernel);
   }
 
   #tellLogs(): void {
@@ -121,11 +121,12 @@ export class ObjectTool implements SessionTool {
           this.#options.note(`program ${program.name}:\n${program.prog.log}`);
   }
 
-  #attach(): void {
+  #attach(kernel: ProcessKernel): void {
     for (const object of this.objects) object.attach();
+    if (kernel.mayPrint) this.#timer ??= setInterval(() => this.#printTrace(kernel), TRACE_MS);
   }
 
-  #startReaders(kernel: ProcessKernel): void {
+  #startReaders(): void {
     for (const object of this.objects)
       for (const map of object.maps)
         if (map.loaded && hasRecords(map)) {
@@ -133,7 +134,6 @@ export class ObjectTool implements SessionTool {
           this.#rings.push({ map, ring });
           this.#read(map, ring).catch(cause => this.#fail(cause));
         }
-    this.#timer = setInterval(() => this.#printTrace(kernel), TRACE_MS);
   }
 
   async #read(map: ObjectMap, ring: RingBuffer): Promise<void> {
@@ -172,6 +172,7 @@ export class ObjectTool implements SessionTool {
 
   closed(kernel: ProcessKernel): void {
     clearInterval(this.#timer);
+    this.#timer = undefined;
     if (this.#kernel !== kernel) return;
     this.#kernel = undefined;
     this.#printTrace(kernel);

@@ -37,6 +37,13 @@ export function positiveInteger(text: string): number {
   return value;
 }
 
+/** A commander argument parser: how much the verifier logs. */
+export function logLevel(text: string): number {
+  if (text !== '0' && text !== '1' && text !== '2')
+    throw new InvalidArgumentError('Give 1 (the path that was refused) or 2 (every instruction).');
+  return Number(text);
+}
+
 /** A commander argument parser for options that are given several times. */
 export function collect(text: string, before: readonly string[] | undefined): readonly string[] {
   return [...(before ?? []), text];

@@ -8,7 +8,7 @@
  *       312     vector state        at a multiple of 64, as XSAVE has it, with the kernel's two magic numbers
  */
 
-import type { Mapping } from './mappings.js';
+import { type Mapping, REGION_NAME } from './mappings.js';
 import { pokeWords } from './poke.js';
 import type { TracedProcess } from './process.js';
 import { getExtendedState, R, type Registers } from './registers.js';
@@ -31,7 +31,9 @@ export function findGadgets(process: TracedProcess, mappings: readonly Mapping[]
   let syscall: bigint | undefined;
   let restorer: bigint | undefined;
   for (const { start, end, executable, readable, path } of mappings) {
-    if (!executable || !readable || path === '[vsyscall]') continue;
+    // What a killed multitrace left goes away under the next one's hands.
+    if (!executable || !readable || path === '[vsyscall]' || path.startsWith(`/memfd:${REGION_NAME}-`))
+      continue;
     const bytes = process.readMapped(start, Math.min(Number(end - start), MOST_SEARCHED));
     const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
     const find = (code: readonly number[]): bigint | undefined => {

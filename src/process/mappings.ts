@@ -5,6 +5,9 @@
 import { readFileSync } from 'node:fs';
 import { BpfError } from '../kernel/errno.js';
 
+/** Memory that multitrace maps into processes is memfds of this name and its pid: who finds one knows whose it is. */
+export const REGION_NAME = 'multitrace';
+
 export interface Mapping {
   readonly start: bigint;
   /** One past the last byte. */

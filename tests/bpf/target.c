@@ -47,6 +47,12 @@ NOINLINE int take_pointer(const void *pointer) {
   return pointer != 0;
 }
 
+/* Nor this one. */
+NOINLINE int parse(const char *text) {
+  sink++;
+  return text[0];
+}
+
 NOINLINE long read_outer(const struct outer *outer) {
   sink++;
   return outer->middle->inner->answer;
@@ -93,6 +99,12 @@ static void calls(void) {
   greet("world");
   greet("multitrace");
   greet("a name that is longer than thirty-two characters");
+  parse("42");
+  parse("-17 rest");
+  parse(" 0x1F,");
+  parse("99999999999999999999");
+  parse("none");
+  parse("-9223372036854775808");
   take_pointer("good");
   take_pointer(0);
   take_pointer((void *)8);

@@ -228,6 +228,9 @@ export function multitrace(args: readonly string[], options: RunOptions = {}): P
 }
 
 /** Starts bin/multitrace and leaves it running. */
-export function startMultitrace(args: readonly string[], options: RunOptions = {}): Running {
+export function startMultitrace(
+  args: readonly string[],
+  options: RunOptions & { readonly keepInput?: boolean } = {},
+): Running {
   return new Running(process.execPath, [MULTITRACE, ...args], options);
 }

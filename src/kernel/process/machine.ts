@@ -4,7 +4,6 @@
  */
 
 import type { Btf } from '../../btf/btf.js';
-import { sleepHere } from '../../ffi/libc.js';
 import type { Module } from '../../process/image.js';
 import type { TracedProcess } from '../../process/process.js';
 import { moduleTypes, prototypeOf } from '../../process/symbols/prototypes.js';
@@ -100,6 +99,7 @@ export class ProcessKernel implements Kernel {
     this.#mark = opened.mark;
     this.#hooks = new Hooks(this.#stopper, this.#targets, this.#arena);
     this.#hooks.addRegion(this.#code);
+    this.#hooks.prototypeOf = target => this.prototypeOf(target);
     this.#hooks.onReturns = place => this.#mark.noteReturns(place);
     for (const { address } of places) this.#hooks.reserved.add(address);
     this.#runtime = new Runtime({
@@ -244,11 +244,6 @@ export class ProcessKernel implements Kernel {
     return known && types && prototypeOf(types, known.aliases);
   }
 
-  #withPrototype(target: TargetFunction): TargetFunction {
-    const prototype = this.prototypeOf(target);
-    return prototype === undefined ? target : { ...target, prototype };
-  }
-
   #typesOf({ path }: Module): Btf | undefined {
     const root = `/proc/${this.process.task}/root`;
     return moduleTypes(`${root}${path}`, { root });
@@ -259,19 +254,18 @@ export class ProcessKernel implements Kernel {
     return found && this.#typesOf(found);
   }
 
+  /** Whether a program is loaded that prints. */
+  get mayPrint(): boolean {
+    return this.#runtime.mayPrint;
+  }
+
   readTrace(): string[] {
     return this.#runtime.readTrace().map(({ text }) => text);
   }
 
   linkCreate(attr: LinkCreateAttr): TracingMultiLink {
     const link = new MultiLink(this.#hooks, this.#nextId++, attr.prog, attr.skipInvalid ?? false);
-    // A program that was verified against types is laid out for them on every target.
-    const typed = (attr.prog as LoadedProgram).nargs !== undefined;
-    link.add(
-      typed
-        ? attr.targets.map(({ target, cookie }) => ({ target: this.#withPrototype(target), cookie }))
-        : attr.targets,
-    );
+    link.add(attr.targets);
     this.#links.add(link);
     return link;
   }
@@ -314,7 +308,7 @@ export class ProcessKernel implements Kernel {
         return this.#unmapIfQuiet(stop);
       }).value;
       for (let tries = 0; !quiet && tries < LEAVE_TRIES; tries++) {
-        sleepHere(LEAVE_WAIT_MS << tries);
+        this.process.pause(LEAVE_WAIT_MS << tries);
         quiet = this.#stopper.during(stop => this.#unmapIfQuiet(stop)).value;
       }
     } catch (cause) {

@@ -5,7 +5,7 @@
 
 import { SYS } from '../../ffi/libc.js';
 import { type Module, readModules } from '../../process/image.js';
-import { type Mapping, readMappings } from '../../process/mappings.js';
+import { type Mapping, REGION_NAME, readMappings } from '../../process/mappings.js';
 import type { TracedProcess } from '../../process/process.js';
 import { BpfError } from '../errno.js';
 import { removeLeftNet } from './faults/safety_net.js';
@@ -14,7 +14,6 @@ import { settleCalls } from './kfunc_md/settle.js';
 import { callTableMapping } from './link/call_returns.js';
 import { isOpenMark, MARK_BYTES, markedReturns } from './open_mark.js';
 import { isQuiet } from './quiet.js';
-import { REGION_NAME } from './region/region.js';
 import { stepBack } from './step_back.js';
 import type { Stopper } from './stopper.js';
 import type { ReturnPlace } from './trampoline/full.js';

@@ -153,6 +153,11 @@ export class Runtime {
     this.#unwind?.update(this.#host.targets.modules);
   }
 
+  /** Whether a program is there that prints. */
+  get mayPrint(): boolean {
+    return this.#traceLog !== undefined;
+  }
+
   /** What programs printed since the last call. */
   readTrace(): TraceRecord[] {
     return [...this.#lastTrace.splice(0), ...(this.#traceLog?.read() ?? [])];
@@ -178,7 +183,7 @@ export class Runtime {
 
   /** Ends the serving of faults, in a stop in which no thread is in our code. False where our memory must stay. */
   stopFaults(stop: Stop): boolean {
-    if (this.#faults !== undefined && this.#faults.active) this.#netAlone = this.#faults.stop(stop);
+    if (this.#faults?.active) this.#netAlone = this.#faults.stop(stop);
     return this.#netAlone;
   }
 

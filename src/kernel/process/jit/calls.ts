@@ -153,19 +153,19 @@ function emitFunctionArgument(e: Emitter): void {
 }
 
 /**
- * get_func_ret(ctx, value): `*value = the traced function's result`, behind its arguments, and 0; where there is none
- * yet, `*value = 0` and -EOPNOTSUPP.
+ * get_func_ret(ctx, value): `*value = the traced function's result`, behind its arguments as the program knows them
+ * (another program on the function may know more, or fewer), and 0; where there is none yet, `*value = 0` and
+ * -EOPNOTSUPP.
  */
 function emitFunctionResult(e: Emitter): void {
   const { a } = e;
-  if (!e.program.hasReturnValue) {
+  const { returnAt } = e.program;
+  if (returnAt === undefined) {
     a.mov(mem(rsi), 0);
     a.mov(rax, -errnoNumber('EOPNOTSUPP'));
     return;
   }
-  a.mov(rax, mem(rdi, FRAME.record));
-  a.mov(rax, mem(rax, RECORD.nrArgs), 4);
-  a.mov(rax, mem(rdi, 0, rax, WORD));
+  a.mov(rax, mem(rdi, returnAt * WORD));
   a.mov(mem(rsi), rax);
   a.xor(rax, rax, 4);
 }

@@ -451,6 +451,16 @@ describe('shapes of control flow', () => {
     expect(run(write)).toBe(121n);
   });
 
+  test('the frame pointer is compared as any other', () => {
+    const write: Write = p => {
+      const [same, other, out] = [p.label(), p.label(), p.label()];
+      p.mov(R2, R10).mov(R0, 0).jump('eq', R2, R10, same).goto(out);
+      p.bind(same).add(R0, 1).add(R2, -8).jump('lt', R2, R10, other).goto(out);
+      return p.bind(other).add(R0, 2).jump('eq', R10, R10, out).add(R0, 4).bind(out).exit();
+    };
+    expect(run(write)).toBe(3n);
+  });
+
   test('a long jump over a long program', () => {
     const filler = 20_000;
     const p = new ProgramBuilder();

@@ -3,6 +3,7 @@
  * harms the process, so only `compileProgram` makes them, of what the verifier passed, and tests.
  */
 
+import { argumentCount } from '../verifier/environment.js';
 import type { VerifiedProgram } from '../verifier/verifier.js';
 
 /** A function of the program: the main program, a subprogram or a callback. */
@@ -46,8 +47,8 @@ export type ProgramFacts = Pick<
   readonly mayOverride: boolean;
   /** whether somebody reads the r0 that the main program ends with */
   readonly hasResult: boolean;
-  /** whether the context holds the traced function's return value */
-  readonly hasReturnValue: boolean;
+  /** which word of the context holds the traced function's return value: behind the arguments that the program knows of */
+  readonly returnAt: number | undefined;
 };
 
 /** What the verifier found out about `program`. */
@@ -71,6 +72,6 @@ export function factsOf(program: VerifiedProgram): ProgramFacts {
     needs,
     mayOverride: traces && attachType === 'fmod_ret',
     hasResult: !traces || attachType === 'fmod_ret',
-    hasReturnValue: traces && attachType !== 'fentry',
+    returnAt: traces && attachType !== 'fentry' ? argumentCount(env) : undefined,
   };
 }

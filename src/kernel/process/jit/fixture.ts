@@ -221,7 +221,7 @@ export function factsByHand(
     readonly needs?: Partial<Needs>;
     /** indices of loads through pointers that may be bad */
     readonly probeLoads?: readonly number[];
-    readonly hasReturnValue?: boolean;
+    readonly returnAt?: number;
     readonly mayOverride?: boolean;
   } = {},
 ): ProgramFacts {
@@ -262,7 +262,7 @@ export function factsByHand(
     needs: { thread: false, guard: false, faults: false, tailCalls: false, ...found.needs },
     hasResult: true,
     readsUnwritten: false,
-    hasReturnValue: found.hasReturnValue ?? false,
+    returnAt: found.returnAt,
     dynamicMaps: new Set(),
     mayOverride: found.mayOverride ?? false,
   };

@@ -267,7 +267,7 @@ describe('helpers in place', () => {
   test("get_func_ret gives the result behind the function's arguments", () => {
     const write: Write = p =>
       p.mov(R2, R10).add(R2, -8).call(HELPER.get_func_ret).load(8, R1, R10, -8).add(R0, R1).exit();
-    const code = generate(factsByHand(insnsOf(write), { hasReturnValue: true }), env);
+    const code = generate(factsByHand(insnsOf(write), { returnAt: 2 }), env);
     // The bench's context has what was there from the run before: write one more argument, then call with one less.
     runCode(code, { ...CALL, args: [1n, 2n, 4711n] });
     expect(runCode(code, { ...CALL, args: [1n, 2n] })).toBe(4711n);

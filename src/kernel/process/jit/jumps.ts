@@ -3,7 +3,6 @@
 import type { Condition, Operation } from '../../../bpf/operation.js';
 import type { Cond } from '../../../x86/assembler.js';
 import { bytesOf, type Emitter } from './emitter.js';
-import { homeOf } from './register_map.js';
 
 const CONDITIONS: Readonly<Record<Condition, Cond>> = {
   eq: 'e',
@@ -30,10 +29,10 @@ export function emitBranch(e: Emitter, index: number, operation: Operation & { k
   const { dst, src, imm } = e.insnAt(index);
   const size = bytesOf(operation.width);
   const { condition, immediate } = operation;
-  // The verifier lets r10 be compared with zero only: it never is.
   const left = e.source(dst);
-  if (condition === 'set') e.a.test(left, immediate ? imm : homeOf(src), size);
+  const right = immediate ? imm : e.source(src);
+  if (condition === 'set') e.a.test(left, right, size);
   else if (immediate && imm === 0 && (condition === 'eq' || condition === 'ne')) e.a.test(left, left, size);
-  else e.a.cmp(left, immediate ? imm : homeOf(src), size);
+  else e.a.cmp(left, right, size);
   e.a.jcc(CONDITIONS[condition], e.labelOf(target));
 }

@@ -3,14 +3,13 @@
  * that its text leads to. Everything is computed while the process runs; one stop maps, checks and writes.
  */
 
-import { sleepHere } from '../../../ffi/libc.js';
 import type { Module } from '../../../process/image.js';
 import { R } from '../../../process/registers.js';
 import type { RemoteThread } from '../../../process/remote.js';
 import { goesOnAt } from '../../../process/stacks.js';
 import type { SelectorSet } from '../../../process/symbols/selector.js';
 import { BpfError } from '../../errno.js';
-import type { LinkTarget, SkippedFunction, SkipReason } from '../../kernel.js';
+import type { FunctionPrototype, LinkTarget, SkippedFunction, SkipReason } from '../../kernel.js';
 import { checkFunctions } from '../ftrace/check.js';
 import { exitDenied } from '../ftrace/exit_deny.js';
 import { sitesOf } from '../ftrace/module_sites.js';
@@ -58,7 +57,8 @@ interface OnHook extends SlotProgram {
 
 /** One traced function. */
 export interface Hook {
-  readonly target: ProcessTarget;
+  /** With its prototype, if any of its programs was verified against one. */
+  target: ProcessTarget;
   readonly site: PatchSite;
   /** In the order of attaching; none while it is not hooked. */
   programs: readonly OnHook[];
@@ -95,6 +95,8 @@ export class Hooks implements LinkHost {
   #serial = 0n;
   /** Functions whose results modify-return programs may change: none unless the user says so. */
   allowModifyReturn: SelectorSet | undefined;
+  /** What a function takes and returns, where its module's types say so: asked for programs that were verified against types. */
+  prototypeOf: (target: ProcessTarget) => FunctionPrototype | undefined = () => undefined;
   /** Told before any return address is ours. */
   onReturns: (place: ReturnPlace) => void = () => {};
   /** Functions that multitrace itself patched. */
@@ -191,6 +193,8 @@ export class Hooks implements LinkHost {
     };
     const changes: Change[] = [];
     const change = (hook: Hook, want: LinkTarget): void => {
+      // Its record and what can be laid out for it go by what the function really takes.
+      if (program.nargs !== undefined) hook.target = this.#withPrototype(hook.target);
       const { owner, aliases } = hook.target;
       const session = program.attachType === 'fsession' ? freeSession(hook.programs) : -1;
       const denied = atReturn
@@ -232,6 +236,11 @@ export class Hooks implements LinkHost {
     }
     const { done, pauseMs } = this.#apply(changes, (bad, why) => skip(bad.want!, live(why)));
     return { targets: done.map(made => made.want!), skipped, pauseMs };
+  }
+
+  #withPrototype(target: ProcessTarget): ProcessTarget {
+    const prototype = target.prototype ?? this.prototypeOf(target);
+    return prototype === undefined ? target : { ...target, prototype };
   }
 
   detach(link: MultiLink): number {
@@ -295,7 +304,7 @@ export class Hooks implements LinkHost {
           this.#commit(rest);
           return { done: rest.map(({ change }) => change), pauseMs };
         }
-        if (tries < BUSY_TRIES) sleepHere(BUSY_WAIT_MS);
+        if (tries < BUSY_TRIES) process.pause(BUSY_WAIT_MS);
         else text = without(new Set(rest.filter(change => busy.has(change.hook))), 'in-use');
       }
     } finally {

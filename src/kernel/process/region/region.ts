@@ -8,15 +8,12 @@
 
 import { closeSync, openSync } from 'node:fs';
 import { ftruncate, MAP, MFD_CLOEXEC, mmap, munmap, PROT, SYS, viewMemory } from '../../../ffi/libc.js';
-import { findFreeRange, readMappings } from '../../../process/mappings.js';
+import { findFreeRange, REGION_NAME, readMappings } from '../../../process/mappings.js';
 import type { TracedProcess } from '../../../process/process.js';
 import type { RemoteThread } from '../../../process/remote.js';
 import { BpfError } from '../../errno.js';
 
 export const PAGE_SIZE = 4096;
-
-/** Regions are memfds of this name and our pid: who finds one knows whose it is. */
-export const REGION_NAME = 'multitrace';
 
 /** What the process may do with a region. */
 export type RegionUse = 'data' | 'code';

@@ -15,9 +15,9 @@ import {
   SYS,
   viewMemory,
 } from '../../../ffi/libc.js';
+import { REGION_NAME } from '../../../process/mappings.js';
 import type { RemoteThread } from '../../../process/remote.js';
 import { BpfError } from '../../errno.js';
-import { REGION_NAME } from './region.js';
 
 /** Memory of a ring, as the map that lies in it sees it. */
 export interface RingMemory {

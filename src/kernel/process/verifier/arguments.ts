@@ -7,7 +7,7 @@ import { MAP_TYPE } from '../../../bpf/map_type.js';
 import { checkDynptr, makeDynptr } from './dynptr.js';
 import type { MapSpec } from './environment.js';
 import { isConstantMap, lockOffset } from './map_fields.js';
-import { checkMemoryRange, checkMemoryUse } from './memory_access.js';
+import { checkMemoryRange, checkMemoryUse, checkWholeContext } from './memory_access.js';
 import { note, type Step } from './path.js';
 import type { ArgumentType, HelperPrototype } from './prototypes.js';
 import { isConstant, type Scalar } from './scalar.js';
@@ -86,6 +86,7 @@ function checkArgument(
       return;
     case 'ctx':
       if (value.kind !== 'ctx') wrongType(step, register, 'ctx');
+      checkWholeContext(step, register, value);
       return;
     case 'anything':
       // Flags and indices of the kernel's take anything; a number of the process's own is a number.
@@ -209,9 +210,10 @@ export function checkFixed(
   size: number,
   write: boolean,
   expected: string,
+  nullable = false,
 ): void {
   const pointer = step.read(register);
-  if (isMemory(pointer) && !pointer.maybeNull) {
+  if (isMemory(pointer) && (nullable || !pointer.maybeNull)) {
     checkMemoryUse(step, register, pointer, write);
     checkMemoryRange(step, register, pointer, 0, size);
     return;
@@ -234,8 +236,8 @@ function checkStackMemory(
   write: boolean,
   pointersToo = false,
 ): void {
-  if (size === 0) return;
   const range = checkStackRange(step, register, pointer, 0, size, write ? 'write' : 'read');
+  if (size === 0) return;
   if (write) {
     clobberStack(step, register, pointer.frame, range.low, range.high);
     return;
@@ -287,7 +289,7 @@ function checkSized(
   found.size = most;
   found.exactSize = isConstant(size) ? most : undefined;
   const value = step.read(pointer);
-  const nullable = memory === 'memOrNull' || memory === 'uninitMemOrNull' || (zeroAllowed && most === 0);
+  const nullable = memory === 'memOrNull' || memory === 'uninitMemOrNull';
   if (isZero(value) && nullable) {
     step.matters(pointer);
     if (most !== 0 && memory !== 'uninitMemOrNull') {

@@ -10,7 +10,7 @@ import { isConstant, type Scalar, withId } from './scalar.js';
 import { refineBranch } from './scalar_branch.js';
 import type { StackSlot } from './stack.js';
 import type { State } from './state.js';
-import { type MemoryPointer, mapValue, type Pointer, type Value, ZERO } from './value.js';
+import { mapValue, type Pointer, type Value, ZERO } from './value.js';
 
 /** The state on each way; `undefined` for a way that can't be. One of them is the state that came in. */
 export interface Ways {
@@ -109,29 +109,12 @@ function comparePointers(
     return checkNull(state, pointer, operation.condition === 'eq');
   }
   const bothWays = (): Ways => ({ taken: state.copy(), fallen: state });
-  // Pointers of the traced process are numbers to it, and may be compared as such.
-  if (left.kind === 'ptr_' || right.kind === 'ptr_') {
-    if (
-      (left.kind === 'ptr_' || left.kind === 'scalar') &&
-      (right.kind === 'ptr_' || right.kind === 'scalar')
-    ) {
-      return bothWays();
-    }
-  }
-  if (operation.width === 64 && sameThing(left, right)) return bothWays();
+  // Pointers of the traced process are numbers to it, and may be compared as such; so may addresses of ours, whole:
+  // nothing is learnt of them.
+  const numbers = [left, right].every(({ kind }) => kind === 'ptr_' || kind === 'scalar');
+  if (numbers || operation.width === 64) return bothWays();
   const pointer = left.kind === 'scalar' ? insn.src : insn.dst;
   return step.fail('EACCES', `R${pointer} pointer comparison prohibited`, pointer);
-}
-
-/** Pointers into the same thing can be compared. */
-function sameThing(left: Value, right: Value): boolean {
-  if (left.kind !== right.kind) return false;
-  if (left.kind === 'fp') return left.frame === (right as typeof left).frame;
-  if ('variable' in left)
-    return (
-      left.map === (right as MemoryPointer).map && !left.maybeNull && !(right as MemoryPointer).maybeNull
-    );
-  return false;
 }
 
 /** A comparison with zero: pointers that may be null are, on one way, and are not, on the other. */

@@ -7,6 +7,7 @@ import { KFUNC, kfuncName } from '../../../bpf/kfuncs.js';
 import { wrongType } from './arguments.js';
 import { clobberArguments } from './callback.js';
 import { attachTypeOf } from './environment.js';
+import { checkWholeContext } from './memory_access.js';
 import type { Step } from './path.js';
 import { fromRange, isConstant, UNKNOWN } from './scalar.js';
 import { EMPTY, type IteratorSlot, objectSlot, STACK_SLOT, slotAt } from './stack.js';
@@ -125,6 +126,8 @@ function session(step: Step, id: number): Value {
       `calling kernel function ${kfuncName(id)} is not allowed: it is for session programs`,
     );
   }
-  if (step.read(1).kind !== 'ctx') wrongType(step, 1, 'ctx');
+  const context = step.read(1);
+  if (context.kind !== 'ctx') wrongType(step, 1, 'ctx');
+  checkWholeContext(step, 1, context);
   return id === KFUNC.bpf_session_is_return ? fromRange(0n, 1n) : memory('mem', COOKIE_SIZE);
 }

@@ -67,9 +67,17 @@ function isAligned(pointer: MemoryPointer, offset: number, size: number): boolea
   return ((fixed + pointer.variable.value) & low) === 0n && (pointer.variable.mask & low) === 0n;
 }
 
+/** Refuses a pointer to somewhere in the context: it is used as it was given only. */
+export function checkWholeContext(step: Step, register: number, pointer: ContextPointer): void {
+  if (pointer.offset === 0) return;
+  const reason = `dereference of modified ctx ptr R${register} off=${pointer.offset} disallowed`;
+  step.fail('EACCES', reason, register);
+}
+
 function readContext(step: Step, register: number, pointer: ContextPointer, size: number): Value {
   const { env, findings } = step;
-  const offset = pointer.offset + step.insn.offset;
+  checkWholeContext(step, register, pointer);
+  const { offset } = step.insn;
   if (offset < 0 || size !== ARGUMENT_SIZE || offset % ARGUMENT_SIZE !== 0) {
     const rule = `arguments are ${ARGUMENT_SIZE} bytes each, at multiples of ${ARGUMENT_SIZE}`;
     step.fail('EACCES', `invalid bpf_context access off=${offset} size=${size}: ${rule}`, register);

@@ -33,6 +33,8 @@ export function movePointer(
   }
   switch (pointer.kind) {
     case 'ctx':
+      if (isConstant(number)) return { ...pointer, offset: moved(step, register, pointer, number, negative) };
+      return step.fail('EACCES', `R${register} pointer arithmetic on ctx prohibited`, register);
     case 'map_ptr':
     case 'func':
       return step.fail('EACCES', `R${register} pointer arithmetic on ${pointer.kind} prohibited`, register);

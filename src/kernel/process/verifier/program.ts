@@ -2,7 +2,7 @@
  * A program as the verifier works on it: instructions and what they mean, where they stand, the jumps and functions.
  */
 
-import { type BpfInsn, FRAME_POINTER } from '../../../bpf/instruction.js';
+import type { BpfInsn } from '../../../bpf/instruction.js';
 import { type Layout, layoutOf } from '../../../bpf/layout.js';
 import { type Operation, operationOf } from '../../../bpf/operation.js';
 import { BpfError } from '../../errno.js';
@@ -31,7 +31,7 @@ export function readProgram(insns: readonly BpfInsn[], env: VerifierEnv): Progra
     throw new BpfError('E2BIG', `a program has 1 to ${LONGEST_PROGRAM} instructions, not ${layout.slots}`);
   }
   const operations = insns.map((insn, i) => operationOf(insn, layout.slotOf[i] as number));
-  refuseKinds(insns, operations, layout);
+  refuseKinds(operations, layout);
   const subprograms = findSubprograms(insns, operations, layout, env);
   if (subprograms.list.length > MOST_SUBPROGRAMS) {
     throw new BpfError(
@@ -44,7 +44,7 @@ export function readProgram(insns: readonly BpfInsn[], env: VerifierEnv): Progra
 }
 
 /** Instructions that exist and that programs here can't have, whatever leads to them. */
-function refuseKinds(insns: readonly BpfInsn[], operations: readonly Operation[], layout: Layout): void {
+function refuseKinds(operations: readonly Operation[], layout: Layout): void {
   operations.forEach((operation, index) => {
     const at = layout.slotOf[index];
     if (operation.kind === 'packet') {
@@ -52,18 +52,6 @@ function refuseKinds(insns: readonly BpfInsn[], operations: readonly Operation[]
         'EINVAL',
         `insn ${at}: BPF_LD_[ABS|IND] instructions not allowed for this program type`,
       );
-    }
-    const insn = insns[index] as BpfInsn;
-    const writes =
-      operation.kind === 'alu' ||
-      operation.kind === 'mov' ||
-      operation.kind === 'movsx' ||
-      operation.kind === 'neg' ||
-      operation.kind === 'swap' ||
-      operation.kind === 'load' ||
-      operation.kind === 'loadImmediate';
-    if (writes && insn.dst === FRAME_POINTER) {
-      throw new BpfError('EACCES', `insn ${at}: frame pointer is read only`);
     }
   });
 }

@@ -3,6 +3,7 @@
  * kernel's numbers and meanings.
  */
 
+import { helperName } from '../../../bpf/helpers.js';
 import { MAP_TYPE } from '../../../bpf/map_type.js';
 
 /** What a helper's argument must be. */
@@ -186,7 +187,10 @@ export function prototypes(): ReadonlyMap<number, HelperPrototype> {
 const NO_TASK =
   'a process has no task_struct: use bpf_get_current_pid_tgid, bpf_get_current_comm or task storage';
 const NO_THREAD = 'no thread of ours runs in the process that could call back when a timer expires';
-const NO_PACKET = 'a traced function has no packet';
+const NO_PACKET = 'a traced function has no packet and no socket';
+/** Names of the network's helpers. */
+const OF_NETWORK =
+  /^bpf_(skb|skc?|xdp|tcp|msg|lwt|l3|l4|csum|sock|redirect|fib|[gs]etsockopt$)(_|$)|^bpf_(clone_redirect|bind|set_hash|get_hash_recalc|get_listener_sock|get_socket|load_hdr|store_hdr|reserve_hdr)/;
 
 /** Helpers that a live process can't have, and why: what to tell people. */
 const IMPOSSIBLE: ReadonlyMap<number, string> = new Map([
@@ -200,8 +204,6 @@ const IMPOSSIBLE: ReadonlyMap<number, string> = new Map([
   [170, NO_THREAD],
   [171, NO_THREAD],
   [172, NO_THREAD],
-  [26, NO_PACKET],
-  [111, NO_PACKET],
   [36, 'writing into the memory of a traced process is not for a tracing program'],
   [149, 'values are printed by type where they are read, in the reader: send the value'],
   [153, 'a process has no per-CPU variables'],
@@ -216,5 +218,5 @@ const IMPOSSIBLE: ReadonlyMap<number, string> = new Map([
 
 /** Why a live process can't have helper `id`, where it is known to be impossible. */
 export function whyImpossible(id: number): string | undefined {
-  return IMPOSSIBLE.get(id);
+  return IMPOSSIBLE.get(id) ?? (OF_NETWORK.test(helperName(id) ?? '') ? NO_PACKET : undefined);
 }

@@ -9,6 +9,7 @@ import {
   coversScalar,
   describeScalar,
   fromRange,
+  fromSignedRange,
   intersect,
   lowHalf,
   type Scalar,
@@ -207,4 +208,11 @@ test('what is worth knowing is known', () => {
   expect(masked).toMatchObject({ min: 0n, max: 24n, value: 0n, mask: 24n });
   expect(describeScalar(scalarBinary('rsh', 64, unknown, constant(60)))).toBe('scalar(umax=15)');
   expect(describeScalar(scalarBinary('mod', 64, unknown, constant(10)))).toBe('scalar(umax=9)');
+  // Of two ranges beside zero only one is left where the unsigned bounds rule out the other.
+  const small = intersect(fromSignedRange(-3n, 5n), fromRange(0n, 0x8000_0003n));
+  expect(small).toMatchObject({ min: 0n, max: 5n, smin: 0n, smax: 5n });
+  const negative = intersect(fromSignedRange(-128n, 127n), fromRange(128n, (1n << 64n) - 2n));
+  expect(negative).toMatchObject({ smin: -128n, smax: -2n });
+  const low = scalarBinary('or', 64, scalarBinary('and', 64, unknown, constant(15)), constant(0x80));
+  expect(scalarSignExtend(8, 64, low)).toMatchObject({ smin: -128n, smax: -113n });
 });

@@ -165,6 +165,11 @@ function boundsFromBounds(b: Bounds): void {
     if (smin > b.smin) b.smin = smin;
     if (smax < b.smax) b.smax = smax;
   }
+  // Signed bounds on both sides of zero are two ranges of the unsigned order, of which only one may be left.
+  if (b.smin < 0n && b.smax >= 0n && (b.min !== 0n || b.max !== ALL)) {
+    if (b.max < BigInt.asUintN(64, b.smin)) b.smin = 0n;
+    else if (b.min > b.smax) b.smax = -1n;
+  }
   if (b.smin >= 0n || b.smax < 0n) {
     const min = BigInt.asUintN(64, b.smin);
     const max = BigInt.asUintN(64, b.smax);
@@ -189,6 +194,10 @@ function boundsFromBounds(b: Bounds): void {
   if (low <= high) {
     if (low > b.smin32) b.smin32 = low;
     if (high < b.smax32) b.smax32 = high;
+  }
+  if (b.smin32 < 0 && b.smax32 >= 0) {
+    if (b.max32 < b.smin32 >>> 0) b.smin32 = 0;
+    else if (b.min32 > b.smax32) b.smax32 = -1;
   }
   if (b.smin32 >= 0 || b.smax32 < 0) {
     const min = b.smin32 >>> 0;

@@ -271,6 +271,9 @@ export function scalarSignExtend(bits: 8 | 16 | 32, width: Width, a: Scalar): Sc
   if (bits === 32) return width === HALF ? lowHalf(a) : signedLowHalf(a);
   const most = (1n << BigInt(bits - 1)) - 1n;
   if (a.max <= most) return a;
+  const low = scalarBinary('and', 64, a, constant(2n * most + 1n));
+  if (low.max <= most) return low;
+  if (low.min > most) return scalarBinary('sub', width, low, constant(1n << BigInt(bits)));
   const bounds = unbounded();
   if (width === HALF) {
     bounds.max = LOW;

@@ -8,6 +8,7 @@ import type { Btf, BtfFuncProto } from '../../../btf/btf.js';
 import { BpfError } from '../../errno.js';
 import { checkFixed } from './arguments.js';
 import { checkDepth, clobberArguments } from './callback.js';
+import { checkWholeContext } from './memory_access.js';
 import type { Step } from './path.js';
 import { UNKNOWN } from './scalar.js';
 import { Frame, State } from './state.js';
@@ -73,11 +74,13 @@ function checkGlobalCall(step: Step, number: number, callee: Subprogram): void {
     } else if (argument.kind === 'ctx') {
       if (value.kind !== 'ctx')
         step.fail('EINVAL', `arg#${i} expected pointer to ctx, but got ${value.kind}`, register);
+      checkWholeContext(step, register, value);
     } else if (argument.nullable && value.kind === 'scalar' && value.max === 0n) {
       step.matters(register);
     } else {
-      checkFixed(step, register, argument.size, false, 'fp, map_value, mem');
-      checkFixed(step, register, argument.size, true, 'fp, map_value, mem');
+      const { nullable } = argument;
+      checkFixed(step, register, argument.size, false, 'fp, map_value, mem', nullable);
+      checkFixed(step, register, argument.size, true, 'fp, map_value, mem', nullable);
     }
   });
   clobberArguments(step);

@@ -196,9 +196,21 @@ const PAIRS: readonly Pair[] = [
     because: 'BPF_ATOMIC stores into R1 ctx is not allowed',
   },
   {
-    name: 'no arithmetic on the context',
-    accept: p => end(p.mov(R2, R1).load(8, R3, R2, 8)),
+    name: 'the context is used as it was given',
+    accept: p => end(p.add(R1, 8).add(R1, -8).load(8, R3, R1, 8)),
     refuse: p => end(p.add(R1, 8).load(8, R3, R1, 0)),
+    because: 'dereference of modified ctx ptr R1 off=8 disallowed',
+  },
+  {
+    name: 'helpers are handed the context as it was given',
+    accept: p => end(p.call(HELPER.get_attach_cookie)),
+    refuse: p => end(p.add(R1, 8).call(HELPER.get_attach_cookie)),
+    because: 'dereference of modified ctx ptr R1 off=8 disallowed',
+  },
+  {
+    name: 'the context is not moved by an unknown number',
+    accept: p => end(p.mov(R2, 16).add(R1, R2)),
+    refuse: p => end(p.load(8, R2, R1, 0).add(R1, R2)),
     because: 'R1 pointer arithmetic on ctx prohibited',
   },
   {
@@ -229,8 +241,7 @@ const PAIRS: readonly Pair[] = [
   },
   {
     name: 'stack that was not written holds any number',
-    accept: p =>
-      end(p.load(8, R2, R10, -16).and(R2, 7).ldMapValue(R3, GLOBAL).add(R3, R2).load(1, R4, R3)),
+    accept: p => end(p.load(8, R2, R10, -16).and(R2, 7).ldMapValue(R3, GLOBAL).add(R3, R2).load(1, R4, R3)),
     refuse: p => end(p.load(8, R2, R10, -16).ldMapValue(R3, GLOBAL).add(R3, R2).load(1, R4, R3)),
     because: 'register with unbounded min value is not allowed',
   },
@@ -520,16 +531,37 @@ const PAIRS: readonly Pair[] = [
     because: 'R2 tried to subtract pointer from scalar',
   },
   {
-    name: 'pointers are compared with zero only',
+    name: 'pointers are compared with anything, and only a comparison with zero says that there is one',
     accept: p => {
       const out = p.label();
-      return end(p.jump('eq', R1, 0, out).bind(out));
+      return end(p.jump('eq', R1, 5, out).jump('gt', R1, R10, out).jump('eq', R10, R1, out).bind(out));
     },
     refuse: p => {
       const out = p.label();
-      return end(p.jump('eq', R1, 5, out).bind(out));
+      return end(lookup(COUNTS)(p).jump('eq', R0, 5, out).load(8, R1, R0, 0).bind(out));
     },
-    because: 'R1 pointer comparison prohibited',
+    because: "R0 invalid mem access 'map_value_or_null'",
+  },
+  {
+    name: 'r10 is not written where the program comes',
+    accept: p => {
+      const out = p.label();
+      return end(p.mov(R2, 0).jump('eq', R2, 0, out).mov(R10, 1).bind(out));
+    },
+    refuse: p => end(p.mov(R10, 1)),
+    because: 'frame pointer is read only',
+  },
+  {
+    name: 'memory of no bytes is memory all the same',
+    accept: p => end(p.mov(R1, R10).mov(R2, 0).mov(R3, 0).call(HELPER.probe_read_kernel)),
+    refuse: p => end(p.mov(R1, 0).mov(R2, 0).mov(R3, 0).call(HELPER.probe_read_kernel)),
+    because: 'R1 type=scalar expected=fp',
+  },
+  {
+    name: 'memory of no bytes lies in the stack too',
+    accept: p => end(p.mov(R1, R10).add(R1, -512).mov(R2, 0).mov(R3, 0).call(HELPER.probe_read_kernel)),
+    refuse: p => end(p.mov(R1, R10).add(R1, 8).mov(R2, 0).mov(R3, 0).call(HELPER.probe_read_kernel)),
+    because: 'invalid write to stack R1 off=8 size=0',
   },
   {
     name: 'pointers are compared whole',

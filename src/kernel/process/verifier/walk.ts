@@ -3,7 +3,7 @@
  * it can't prove (the kernel's `do_check`).
  */
 
-import { type BpfInsn, PSEUDO, RESULT } from '../../../bpf/instruction.js';
+import { type BpfInsn, FRAME_POINTER, PSEUDO, RESULT } from '../../../bpf/instruction.js';
 import { KFUNC } from '../../../bpf/kfuncs.js';
 import { MAP_TYPE } from '../../../bpf/map_type.js';
 import type { Operation } from '../../../bpf/operation.js';
@@ -212,6 +212,9 @@ export class Walk {
   private checkInstruction(operation: Operation): void {
     const { step } = this;
     const { insn, state } = step;
+    if (insn.dst === FRAME_POINTER && writesDestination(operation)) {
+      step.fail('EACCES', 'frame pointer is read only');
+    }
     switch (operation.kind) {
       case 'alu':
       case 'mov':
@@ -332,6 +335,10 @@ export class Walk {
       RESULT,
     );
   }
+}
+
+function writesDestination({ kind }: Operation): boolean {
+  return kind !== 'store' && kind !== 'atomic';
 }
 
 /** Instructions before which states are remembered: where loops that end by themselves go on, and calls. */

@@ -1,0 +1,144 @@
+/**
+ * `multitrace verify`: which programs of BPF objects the verifier accepts, what it took, and why it refuses the others.
+ * No process is needed: prototypes come from files.
+ */
+
+import { slotsOf } from '../bpf/instruction.js';
+import { BpfError } from '../kernel/errno.js';
+import type { TargetFunction } from '../kernel/kernel.js';
+import { FileTargets } from '../kernel/process/file_targets.js';
+import { VerifyKernel } from '../kernel/process/verify_kernel.js';
+import { BpfObject } from '../libbpf/object.js';
+import type { ObjectProgram } from '../libbpf/object_program.js';
+import { SelectorSet } from '../process/symbols/selector.js';
+import { applySettings, type ObjectSettings } from './object_settings.js';
+import { EXIT_FAILURE } from './options.js';
+import { note, print } from './output.js';
+import { ownSentence, readRefusal, verifierErrorOf } from './refusal.js';
+import { formatVerdicts, type Verdict, verdictsJson } from './verify_report.js';
+
+export interface VerifyOptions extends ObjectSettings {
+  /** The main program that selectors without a module mean. */
+  readonly file?: string;
+  /** Libraries, for those that are not in the system's folders. */
+  readonly module?: readonly string[];
+  /** The verifier's log: 1 or 2. */
+  readonly log?: number;
+  readonly json?: boolean;
+}
+
+/** Runs the command; the exit status: 0 where every program is accepted. */
+export async function verify(files: readonly string[], options: VerifyOptions): Promise<number> {
+  // A file that can't be read is told before anything is verified.
+  const objects = files.map(file => BpfObject.open(file));
+  applySettings(objects, options);
+  const targets = new FileTargets({ program: options.file, libraries: options.module });
+  let verdicts: Verdict[];
+  try {
+    verdicts = objects.flatMap((object, i) => verifyObject(object, files[i] as string, targets, options));
+  } finally {
+    targets.close();
+  }
+  if (options.json) print(verdictsJson(verdicts));
+  else {
+    print(formatVerdicts(verdicts));
+    if (verdicts.length === 0) note(`${files.join(', ')}: there are no programs`);
+  }
+  return verdicts.every(({ accepted }) => accepted) ? 0 : EXIT_FAILURE;
+}
+
+/** Every program of an object, also those that are loaded only when they are asked for. */
+function verifyObject(
+  object: BpfObject,
+  file: string,
+  targets: FileTargets,
+  { log }: VerifyOptions,
+): Verdict[] {
+  const kernel = new VerifyKernel(targets);
+  const refusals = new Map<ObjectProgram, BpfError>();
+  for (const program of object.programs) program.autoload = true;
+  let whole: BpfError | undefined;
+  let verdicts: Verdict[] = [];
+  const judge = (program: ObjectProgram): Verdict =>
+    verdictOf(program, file, kernel, targets, refusals.get(program) ?? whole);
+  try {
+    object.load(kernel, {
+      logLevel: log ?? 0,
+      refused: (program, cause) => {
+        if (!refusals.has(program)) refusals.set(program, cause);
+      },
+    });
+    verdicts = object.programs.map(judge);
+    object.destroy();
+  } catch (cause) {
+    if (!(cause instanceof BpfError)) throw cause;
+    // A map that can't be: no program of the object can be loaded.
+    whole = cause;
+    verdicts = object.programs.map(judge);
+  }
+  return verdicts;
+}
+
+function verdictOf(
+  program: ObjectProgram,
+  file: string,
+  kernel: VerifyKernel,
+  targets: FileTargets,
+  refused: BpfError | undefined,
+): Verdict {
+  const { name, section, linked } = program;
+  const judgement = kernel.judgements.get(name);
+  const verified = judgement?.verified;
+  const error = refused && verifierErrorOf(refused);
+  const statistics = verified?.statistics ?? (error && statisticsOf(error));
+  const prototype = judgement?.prototype;
+  return {
+    file,
+    program: name,
+    section,
+    accepted: refused === undefined,
+    instructions: slotCount(program),
+    processed: statistics?.processed ?? null,
+    peakStates: statistics?.peakStates ?? null,
+    timeMs: judgement?.timeMs ?? 0,
+    accessedArgs: refused === undefined ? program.prog.accessedArgs : [],
+    refusal: refused === undefined ? undefined : readRefusal(refused, linked),
+    error: refused && ownSentence(refused),
+    log: verified?.log ?? error?.log ?? '',
+    target: prototype === undefined ? undefined : judgement?.target,
+    opaque:
+      judgement === undefined || prototype !== undefined ? undefined : whyOpaque(program, kernel, targets),
+  };
+}
+
+/** How far the walk came that refused the program. */
+function statisticsOf(
+  error: object,
+): { readonly processed: number; readonly peakStates: number } | undefined {
+  const { statistics } = error as { statistics?: { processed: number; peakStates: number } };
+  return statistics;
+}
+
+/** Slots of the program with all that it calls; of itself alone where it could not be linked. */
+function slotCount({ linked, spec }: ObjectProgram): number {
+  if (linked === undefined) return spec.fn.slots;
+  return linked.insns.reduce((slots, insn) => slots + slotsOf(insn), 0);
+}
+
+/** Why a program is verified for a function of which nothing is known. */
+function whyOpaque(program: ObjectProgram, kernel: VerifyKernel, targets: FileTargets): string {
+  if (program.selectors.length === 0) return 'no target is named (--target names one)';
+  if (program.forAnyFunction) return 'programs of a program array run for any function';
+  let matched: TargetFunction[];
+  try {
+    matched = program.matches(kernel);
+    if (matched.length === 0) return targets.whyNone(SelectorSet.parse(program.selectors));
+  } catch (cause) {
+    if (!(cause instanceof BpfError)) throw cause;
+    return cause.message;
+  }
+  const untyped = matched.find(({ prototype }) => prototype === undefined);
+  if (untyped !== undefined)
+    return `${untyped.module} has no types of ${untyped.name}: neither BTF nor debug information`;
+  return `its ${matched.length} functions do not all take and return the same`;
+}
