@@ -90,7 +90,7 @@ function verdictOf(
   const judgement = kernel.judgements.get(name);
   const verified = judgement?.verified;
   const error = refused && verifierErrorOf(refused);
-  const statistics = verified?.statistics ?? (error && statisticsOf(error));
+  const statistics = verified?.statistics ?? error?.statistics;
   const prototype = judgement?.prototype;
   return {
     file,
@@ -109,14 +109,6 @@ function verdictOf(
     opaque:
       judgement === undefined || prototype !== undefined ? undefined : whyOpaque(program, kernel, targets),
   };
-}
-
-/** How far the walk came that refused the program. */
-function statisticsOf(
-  error: object,
-): { readonly processed: number; readonly peakStates: number } | undefined {
-  const { statistics } = error as { statistics?: { processed: number; peakStates: number } };
-  return statistics;
 }
 
 /** Slots of the program with all that it calls; of itself alone where it could not be linked. */

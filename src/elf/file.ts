@@ -434,7 +434,7 @@ const IDENT_AND_MACHINE = 20;
 
 function readHeader(file: FileBytes, wanted: number): Buffer {
   const start = file.view(0, Math.min(file.size, EHDR_SIZE))!;
-  if (!start.subarray(0, MAGIC.length).equals(MAGIC)) throw notElf(file.path, start);
+  if (!start.subarray(0, MAGIC.length).equals(MAGIC)) throw notElf(file.path, start, wanted);
   if (start.length < IDENT_AND_MACHINE) throw damaged(file.path, 'it ends in the middle of its header');
   const elfClass = start[EI_CLASS];
   const order = start[EI_DATA];
@@ -461,7 +461,12 @@ function readHeader(file: FileBytes, wanted: number): Buffer {
   return start;
 }
 
-function notElf(path: string, start: Buffer): BpfError {
+function notElf(path: string, start: Buffer, machine: number): BpfError {
+  if (machine === EM_BPF)
+    return new BpfError(
+      'ENOEXEC',
+      `${path} is not an ELF file, so no BPF object; make one with clang -O2 -g -target bpf -c`,
+    );
   if (start.length === 0) return new BpfError('ENOEXEC', `${path} is empty, so not a program`);
   if (start.toString('latin1', 0, 2) === '#!')
     return new BpfError('ENOEXEC', `${path} is a script; give the program that runs it`);

@@ -7,6 +7,7 @@
  * kernel's signal code, where a system call that we interrupted is restarted.
  */
 
+import { readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { PTRACE, ptrace, ptraceBuffer, SYS, SystemError } from '../ffi/libc.js';
 import { BpfError } from '../kernel/errno.js';
@@ -33,6 +34,24 @@ const SCRATCH = 1024n;
 /** The largest errno that a system call returns negated. */
 const MAX_ERRNO = 4095n;
 
+/**
+ * How many seccomp filters a task has (proc_pid_status(5)). Those that we have too, as everything in a container, let
+ * through what we need; of others nobody can know what they do.
+ */
+function filtersOf(task: string): number {
+  let status: string;
+  try {
+    status = readFileSync(`/proc/${task}/status`, 'latin1');
+  } catch {
+    return 0;
+  }
+  const field = (name: string): number =>
+    Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)?.[1] ?? 0);
+  const mode = field('Seccomp');
+  // Strict mode: read, write, exit and sigreturn, or death.
+  return mode === 1 ? Number.POSITIVE_INFINITY : Math.max(mode === 0 ? 0 : 1, field('Seccomp_filters'));
+}
+
 /** One thread lent to us, between `borrow` and `giveBack`. */
 export class RemoteThread {
   readonly #process: TracedProcess;
@@ -52,6 +71,12 @@ export class RemoteThread {
       throw new BpfError(
         'EAGAIN',
         `every thread of process ${process.pid} is in job-control stop or takes a signal; try again`,
+      );
+    const filters = filtersOf(`${process.pid}/task/${thread.tid}`);
+    if (filters > filtersOf('self'))
+      throw new BpfError(
+        'EPERM',
+        `process ${process.pid} has a seccomp filter, which might kill it for the system calls that attaching makes in it; it can't be traced`,
       );
     return new RemoteThread(process, thread, gadgets, mappings);
   }

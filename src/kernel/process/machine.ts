@@ -303,13 +303,11 @@ export class ProcessKernel implements Kernel {
       for (const link of this.#links) link.detach();
       const restore = this.#notice?.readRestore();
       // No thread comes into our code from here on; those that are in it leave it when they run a little.
-      let quiet = this.#stopper.during(stop => {
-        restore?.write(this.process, stop.tid);
-        return this.#unmapIfQuiet(stop);
-      }).value;
-      for (let tries = 0; !quiet && tries < LEAVE_TRIES; tries++) {
-        this.process.pause(LEAVE_WAIT_MS << tries);
-        quiet = this.#stopper.during(stop => this.#unmapIfQuiet(stop)).value;
+      this.#stopper.during(stop => restore?.write(this.process, stop.tid));
+      // Exceptions must see through return addresses of ours till there are none.
+      if (!this.#hooks.watchesUnwinders || this.#inSomeStop(stop => this.#hooks.isQuiet(stop))) {
+        this.#hooks.letUnwindersGo();
+        this.#inSomeStop(stop => this.#unmapIfQuiet(stop));
       }
     } catch (cause) {
       // It ended or execed meanwhile: nothing of ours is left in it.
@@ -319,18 +317,36 @@ export class ProcessKernel implements Kernel {
     }
   }
 
+  /** Stops the process until `work` can be done; false where it never can. */
+  #inSomeStop(work: (stop: Stop) => boolean): boolean {
+    for (let tries = 0; ; tries++) {
+      if (this.#stopper.during(work).value) return true;
+      if (tries === LEAVE_TRIES) return false;
+      this.process.pause(LEAVE_WAIT_MS << tries);
+    }
+  }
+
   /** Takes out of the process what no thread is in, nor will return to; else it stays, unused, and false is returned. */
   #unmapIfQuiet(stop: Stop): boolean {
-    if (!this.#hooks.isQuiet(stop)) return false;
+    if (!this.#hooks.isQuiet(stop) || !this.#runtime.isQuiet(stop)) return false;
+    try {
+      this.#unmap(stop);
+    } catch (cause) {
+      // It began to filter its system calls: all stays, unused.
+      if (!(cause instanceof BpfError) || cause.code !== 'EPERM') throw cause;
+    }
+    return true;
+  }
+
+  #unmap(stop: Stop): void {
     // A handler of the program's may still lead to ours: then all stays.
-    if (!this.#runtime.stopFaults(stop)) return true;
+    if (!this.#runtime.stopFaults(stop)) return;
     stop.remote(remote => {
       this.#runtime.unmapRemote(remote);
       this.#hooks.unmapPrivate(remote);
       for (const region of this.#hooks.regions) region.shared?.unmapRemote(remote);
       for (const region of this.#arena.regions) region.unmapRemote(remote);
     });
-    return true;
   }
 }
 

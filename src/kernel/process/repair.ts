@@ -15,7 +15,7 @@ import { callTableMapping } from './link/call_returns.js';
 import { isOpenMark, MARK_BYTES, markedReturns } from './open_mark.js';
 import { isQuiet } from './quiet.js';
 import { stepBack } from './step_back.js';
-import type { Stopper } from './stopper.js';
+import type { Stop, Stopper } from './stopper.js';
 import type { ReturnPlace } from './trampoline/full.js';
 import { CALL, JMP, JMP_LENGTH } from './trampoline/slot.js';
 
@@ -24,6 +24,9 @@ const SHORT_LENGTH = 2;
 const NOP = 0x90;
 /** The longest nop sled that is rewritten behind its call. */
 const MOST_SLED = 64;
+/** How often a process is looked at for threads in the regions, and how long after the first time, ms. */
+const TRIES = 8;
+const WAIT_MS = 2;
 const PATH = new RegExp(`^/memfd:${REGION_NAME}-(\\d+)$`);
 
 /**
@@ -50,20 +53,30 @@ export function repairLeftovers(process: TracedProcess, stopper: Stopper): void 
   stopper.during(stop => {
     stepBack(process, stop, islands);
     text.write(process, stop.tid);
-    const ranges = regions.map(r => ({ address: r.start, size: Number(r.end - r.start) }));
-    const quiet = isQuiet(process, stop, ranges);
-    for (const { table, trampoline } of returnPlaces(process, regions)) {
-      settleCalls(process, stop.tid, table, trampoline, () => undefined, quiet);
-      ranges.push(callTableMapping(table));
-    }
-    if (!quiet) return;
-    stop.remote(remote => {
-      const ours = (address: bigint): boolean => regions.some(r => address >= r.start && address < r.end);
-      // A handler that the program may still be led to by one of its own: all stays.
-      if (!removeLeftNet(process, remote, stop.tid, remote.scratchString(''), ours)) return;
-      for (const { address, size } of ranges) remote.call('munmap', SYS.munmap, address, size);
-    });
   });
+  // Threads that are in the regions leave them when they run a little; where one stays, so does the memory, unused.
+  for (let tries = 0; tries < TRIES; tries++) {
+    if (stopper.during(stop => removeIfQuiet(process, stop, regions)).value) return;
+    process.pause(WAIT_MS << tries);
+  }
+}
+
+/** Takes the regions out of the process, if no thread is in them; what is in their place on stacks is put right anyway. */
+function removeIfQuiet(process: TracedProcess, stop: Stop, regions: readonly Mapping[]): boolean {
+  const ranges = regions.map(r => ({ address: r.start, size: Number(r.end - r.start) }));
+  const quiet = isQuiet(process, stop, ranges);
+  for (const { table, trampoline } of returnPlaces(process, regions)) {
+    settleCalls(process, stop.tid, table, trampoline, () => undefined, quiet);
+    ranges.push(callTableMapping(table));
+  }
+  if (!quiet) return false;
+  stop.remote(remote => {
+    const ours = (address: bigint): boolean => regions.some(r => address >= r.start && address < r.end);
+    // A handler that the program may still be led to by one of its own: all stays.
+    if (!removeLeftNet(process, remote, stop.tid, remote.scratchString(''), ours)) return;
+    for (const { address, size } of ranges) remote.call('munmap', SYS.munmap, address, size);
+  });
+  return true;
 }
 
 /** The call tables of dead tracers. */

@@ -181,6 +181,11 @@ export class Runtime {
     this.#traceLog = undefined;
   }
 
+  /** No thread of the stopped process is in the handler that stands behind its own. */
+  isQuiet(stop: Stop): boolean {
+    return this.#faults?.isQuiet(stop) ?? true;
+  }
+
   /** Ends the serving of faults, in a stop in which no thread is in our code. False where our memory must stay. */
   stopFaults(stop: Stop): boolean {
     if (this.#faults?.active) this.#netAlone = this.#faults.stop(stop);

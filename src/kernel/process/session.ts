@@ -143,12 +143,14 @@ export class Session {
       }
       return;
     }
+    // One file is read twenty times a second, and no more while all is as it was.
+    const program = programIdentity(this.process.task);
+    if (program === this.#program && program !== '') return;
     if (!this.process.alive()) {
       this.#ended();
       return;
     }
-    const program = programIdentity(this.process.task);
-    if (program === this.#program || program === '') return;
+    if (program === '') return;
     this.#program = program;
     this.#execed(() => this.#open());
   }

@@ -12,6 +12,10 @@ import { BpfError } from '../errno.js';
 
 const { ESRCH } = constants.errno;
 
+/** How often a process all of whose threads take signals is stopped again, and how long after, ms. */
+const SIGNAL_TRIES = 100;
+const SIGNAL_WAIT_MS = 0.5;
+
 /** What can be done during a stop. */
 export interface Stop {
   readonly threads: readonly StoppedThread[];
@@ -61,7 +65,7 @@ export class Stopper {
     const standing = process.stopped.size > 0;
     const from = performance.now();
     try {
-      if (!standing) process.stopAll();
+      if (!standing) this.#stopAll();
       if (this.void) throw new ImageReplacedError(process.pid);
       const value = work({
         threads: [...process.stopped.values()],
@@ -77,6 +81,24 @@ export class Stopper {
       // An exec that came in between is the watcher's to deal with: it finds the process standing.
       if (!standing && !process.execPending) process.resumeAll();
     }
+  }
+
+  /** Stops all threads; again, a little later, where each of them was found just about to take a signal. */
+  #stopAll(): void {
+    const { process } = this;
+    process.stopAll();
+    for (let tries = 0; tries < SIGNAL_TRIES && this.#allTakeSignals(); tries++) {
+      process.resumeAll();
+      process.pause(SIGNAL_WAIT_MS);
+      if (this.void) return;
+      process.stopAll();
+    }
+  }
+
+  #allTakeSignals(): boolean {
+    const { process } = this;
+    if (process.execPending || process.borrowableThread() !== undefined) return false;
+    return [...process.stopped.values()].some(thread => !thread.jobStopped);
   }
 
   #borrow<T>(work: (remote: RemoteThread) => T): T {

@@ -11,6 +11,7 @@ import { R, type Registers } from '../../../process/registers.js';
 import type { RemoteThread } from '../../../process/remote.js';
 import { registers as ALL } from '../../../x86/assembler.js';
 import { BpfError } from '../../errno.js';
+import { isQuiet } from '../quiet.js';
 import type { Arena } from '../region/arena.js';
 import { PAGE_SIZE, planDataAddress } from '../region/region.js';
 import type { Stop, Stopper } from '../stopper.js';
@@ -145,6 +146,11 @@ export class FaultServer {
       // Every thread is in a stop of job control, or the process ended: the next check finds it again.
       if (!(cause instanceof BpfError)) throw cause;
     }
+  }
+
+  /** No thread of the stopped process is in the safety net's handler, which it enters for faults of its own too. */
+  isQuiet(stop: Stop): boolean {
+    return this.#net === undefined || isQuiet(this.#process, stop, [this.#net.region]);
   }
 
   /**

@@ -296,8 +296,15 @@ export class SafetyNet {
   }
 }
 
+/** Nets of killed tracers that are followed, one behind the other. */
+const MOST_NETS = 1000;
+
+function handlerOf(action: Uint8Array): bigint {
+  return new DataView(action.buffer, action.byteOffset).getBigUint64(ACTION.handler, true);
+}
+
 /**
- * Undoes what a killed tracer left: actions of the process that lie in one of its leftover `regions` become what they
+ * Undoes what killed tracers left: actions of the process that lie in one of its leftover `regions` become what they
  * were. True where none is left there.
  */
 export function removeLeftNet(
@@ -309,16 +316,16 @@ export function removeLeftNet(
 ): boolean {
   let done = true;
   for (const [i, signal] of FAULT_SIGNALS.entries()) {
-    const action = readAction(process, remote, signal, scratch);
-    const handler = new DataView(action.buffer, action.byteOffset).getBigUint64(ACTION.handler, true);
-    if (!inRegions(handler)) continue;
-    const page = handler & -BigInt(PAGE_SIZE);
-    if (process.readWord(page) !== MAGIC) {
-      done = false;
-      continue;
+    const now = readAction(process, remote, signal, scratch);
+    // What stood there before may be the handler of one that was killed earlier.
+    let action = now;
+    for (let nets = 0; nets < MOST_NETS && inRegions(handlerOf(action)); nets++) {
+      const page = handlerOf(action) & -BigInt(PAGE_SIZE);
+      if (process.readWord(page) !== MAGIC) break;
+      action = process.read(page + BigInt(PAGE.actions + i * ACTION.size), ACTION.size);
     }
-    const original = process.read(page + BigInt(PAGE.actions + i * ACTION.size), ACTION.size);
-    writeAction(tid, remote, signal, original, scratch);
+    if (inRegions(handlerOf(action))) done = false;
+    else if (action !== now) writeAction(tid, remote, signal, action, scratch);
   }
   return done;
 }

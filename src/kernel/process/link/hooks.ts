@@ -127,6 +127,16 @@ export class Hooks implements LinkHost {
     return this.#returns.settle(stop, quiet) === 0 && quiet;
   }
 
+  /** Functions of unwinders are hooked, so that they see through return addresses of ours. */
+  get watchesUnwinders(): boolean {
+    return this.#returns.watchesUnwinders;
+  }
+
+  /** Gives unwinders their bytes back: when no return address on any stack is ours, and none will be. */
+  letUnwindersGo(): void {
+    this.#returns.letUnwindersGo();
+  }
+
   /** Takes what is in private memory of the process out of it, when nothing needs it any more. */
   unmapPrivate(remote: RemoteThread): void {
     this.#returns.unmap(remote);

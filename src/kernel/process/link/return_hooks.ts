@@ -54,6 +54,16 @@ export class ReturnHooks {
     if (targets.length > 0) link.add(targets.map(target => ({ target, cookie: 0n })));
   }
 
+  get watchesUnwinders(): boolean {
+    return (this.#unwinders?.targets.length ?? 0) > 0;
+  }
+
+  /** Gives unwinders their bytes back: when no return address on any stack is ours, and none will be. */
+  letUnwindersGo(): void {
+    this.#unwinders?.detach();
+    this.#unwinders = undefined;
+  }
+
   /** A function's text leads to `slot` now: where calls under way read their programs from, after the next settling. */
   lead(func: bigint, slot: Slot | undefined): void {
     if (slot?.claims === true) {

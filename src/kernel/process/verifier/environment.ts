@@ -5,6 +5,9 @@
 import type { Btf } from '../../../btf/btf.js';
 import { BpfError, type ErrnoName } from '../../errno.js';
 import type { AttachType, FuncInfo, FunctionPrototype, LineInfo } from '../../kernel.js';
+import type { Facts } from './facts.js';
+import type { State } from './state.js';
+import type { WalkStatistics } from './verified.js';
 
 export type { AttachType } from '../../kernel.js';
 
@@ -35,6 +38,16 @@ export interface MemoryContext {
   readonly size: number;
 }
 
+/** For tests: is told what the verifier believes as it walks. */
+export interface Observer {
+  /** A walk begins: what an earlier one said does not count. */
+  begin(): void;
+  /** What is known before the instruction, on one path; it changes afterwards. A path that is covered is not told. */
+  instruction(index: number, state: State): void;
+  /** The program is accepted, with these facts on what of it matters. */
+  accepted(facts: Facts): void;
+}
+
 export interface VerifierEnv {
   /** `fentry` where left out */
   readonly attachType?: AttachType;
@@ -54,15 +67,19 @@ export interface VerifierEnv {
   readonly logLevel?: number;
   /** for tests: remembers a state wherever paths come together (BPF_F_TEST_STATE_FREQ) */
   readonly rememberOften?: boolean;
+  readonly observe?: Observer;
 }
 
-/** A refusal: what `BpfError` says, and the log of the path that led to it. */
+/** A refusal: what `BpfError` says, the log of the path that led to it, and how far the walk came. */
 export class VerifierError extends BpfError {
   readonly log: string;
+  /** `undefined` where the program was refused before the walk began: it is malformed */
+  readonly statistics: WalkStatistics | undefined;
 
-  constructor(code: ErrnoName, message: string, log: string) {
+  constructor(code: ErrnoName, message: string, log: string, statistics?: WalkStatistics) {
     super(code, message);
     this.log = log;
+    this.statistics = statistics;
   }
 }
 

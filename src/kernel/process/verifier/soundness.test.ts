@@ -1,6 +1,7 @@
 /**
  * Whatever the verifier accepts is safe: random programs, most of them wrong, and every accepted one is run in the
- * interpreter with memory that knows exactly which bytes may be touched.
+ * interpreter with memory that knows exactly which bytes may be touched, and every register compared with what the
+ * verifier believed of it: ranges, known bits, whether a pointer is null.
  */
 
 import { expect, test } from 'vitest';
@@ -27,6 +28,7 @@ import { MAP_TYPE } from '../../../bpf/map_type.js';
 import type { AccessSize, Condition } from '../../../bpf/operation.js';
 import { BpfError } from '../../errno.js';
 import type { MapSpec } from './environment.js';
+import { type Admits, allows, Beliefs } from './fixture.js';
 import { type VerifiedProgram, verifyProgram } from './verifier.js';
 
 const SEED = Number(process.env.MULTITRACE_SEED ?? Date.now() % 2 ** 31);
@@ -201,7 +203,16 @@ function joined(p: ProgramBuilder, waiting: ProgramLabel[]): void {
   const offset = (): number => pick([0, 7, 8, 16, 22, 23, 24, 25, 40]);
   const chosen = (): ProgramBuilder => p.load(8, R3, R6, 8 * below(NARGS)).jump('eq', R3, below(3), join);
   const use = (from: Register): ProgramBuilder => p.mov(R5, R9).add(R5, from).load(1, R4, R5);
-  switch (below(7)) {
+  switch (below(8)) {
+    case 6:
+      // A pointer that only one way, or both, compared with null.
+      lookup(p);
+      if (below(2) === 0) p.jump('eq', R0, 0, out);
+      chosen()
+        .jump('eq', R0, 0, out)
+        .bind(join)
+        .load(1, R4, R0, below(26) - 1);
+      break;
     case 0:
       p.mov(R7, offset());
       chosen().mov(R7, offset()).bind(join);
@@ -386,7 +397,27 @@ class Watched implements BpfMemory {
   }
 }
 
-function runWatched(program: VerifiedProgram): void {
+/** Whether an address is where the verifier thinks that it points. */
+const admits: Admits = (pointer, address) => {
+  switch (pointer.kind) {
+    case 'ctx':
+      return address === CONTEXT + BigInt(pointer.offset);
+    case 'map_ptr':
+      return address === MAP_ADDRESS;
+    case 'map_value': {
+      if (address === 0n) return pointer.maybeNull;
+      for (let entry = 0n; entry < BigInt(MAP.maxEntries); entry++) {
+        const from = VALUES + entry * STRIDE + BigInt(pointer.offset);
+        if (allows(pointer.variable, BigInt.asUintN(64, address - from))) return true;
+      }
+      return false;
+    }
+    default:
+      return false;
+  }
+};
+
+function runWatched(program: VerifiedProgram, beliefs: Beliefs): void {
   const memory = new Watched();
   const result = interpret(program.insns, {
     memory,
@@ -394,6 +425,7 @@ function runWatched(program: VerifiedProgram): void {
     framePointer: FRAME,
     resolve: () => MAP_ADDRESS,
     visit(index, registers) {
+      beliefs.check(index, registers, admits);
       if (program.reached[index] === 0) throw new RangeError(`runs instruction ${index}, thought never to`);
       const operation = program.operations[index];
       const insn = program.insns[index];
@@ -426,13 +458,16 @@ test(`no accepted program of ${PROGRAMS} goes wrong, seed ${SEED}`, {
   for (let n = 0; n < PROGRAMS; n++) {
     const seed = state;
     const insns = randomProgram().build();
+    const beliefs = new Beliefs();
     let program: VerifiedProgram;
     try {
       program = verifyProgram(insns, {
         attachType: 'fentry',
         nargs: NARGS,
         maps: new Map([[MAP.id, MAP]]),
-        rememberOften: true,
+        // With and without: paths then end in other places.
+        rememberOften: n % 4 !== 0,
+        observe: beliefs,
       });
     } catch (error) {
       if (error instanceof BpfError) continue;
@@ -441,7 +476,7 @@ test(`no accepted program of ${PROGRAMS} goes wrong, seed ${SEED}`, {
     accepted++;
     for (let run = 0; run < 4; run++) {
       try {
-        runWatched(program);
+        runWatched(program, beliefs);
       } catch (error) {
         expect.fail(`seed ${seed}: ${(error as Error).message}\n${disassemble(insns).join('\n')}`);
       }

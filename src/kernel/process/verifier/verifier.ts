@@ -32,14 +32,24 @@ export function verifyProgram(insns: readonly BpfInsn[], env: VerifierEnv): Veri
   const frozen = Object.freeze(insns.map(insn => Object.freeze({ ...insn })));
   const begin = performance.now();
   let log = new Log(env.logLevel ?? 0, env.lineInfo);
+  let restarts = 0;
+  let walk: Walk | undefined;
+  const statistics = ({ processed, pruning }: Walk): WalkStatistics => ({
+    processed,
+    totalStates: pruning.totalStates,
+    peakStates: pruning.peakStates,
+    restarts,
+    timeMs: performance.now() - begin,
+  });
   try {
     const program = readProgram(frozen, env);
     const facts = new Facts(program);
-    for (let restarts = 0; restarts < MOST_RESTARTS; restarts++) {
+    for (; restarts < MOST_RESTARTS; restarts++) {
       log = new Log(env.logLevel ?? 0, env.lineInfo);
       facts.stale = false;
       facts.relied.fill(0);
-      const walk = new Walk(program, facts, log);
+      walk = new Walk(program, facts, log);
+      env.observe?.begin();
       try {
         walk.run();
       } catch (error) {
@@ -47,21 +57,17 @@ export function verifyProgram(insns: readonly BpfInsn[], env: VerifierEnv): Veri
         throw error;
       }
       checkStackDepth(program, walk.findings.stackDepth);
-      const statistics: WalkStatistics = {
-        processed: walk.processed,
-        totalStates: walk.pruning.totalStates,
-        peakStates: walk.pruning.peakStates,
-        restarts,
-        timeMs: performance.now() - begin,
-      };
-      logStatistics(log, statistics);
-      return new ProvedProgram(program, walk.findings, walk.reached, statistics, log.text());
+      const took = statistics(walk);
+      logStatistics(log, took);
+      env.observe?.accepted(facts);
+      return new ProvedProgram(program, walk.findings, walk.reached, took, log.text());
     }
     throw new BpfError('E2BIG', 'the program is too complex: what matters in it is not found out');
   } catch (error) {
-    if (error instanceof VerifierError || !(error instanceof BpfError)) throw error;
-    log.line(error.message);
-    throw new VerifierError(error.code, error.message, log.text());
+    if (!(error instanceof BpfError)) throw error;
+    // The walk's own refusals are in the log already, with what led to them.
+    if (!(error instanceof VerifierError)) log.line(error.message);
+    throw new VerifierError(error.code, error.message, log.text(), walk && statistics(walk));
   }
 }
 

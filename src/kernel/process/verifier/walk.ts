@@ -139,6 +139,7 @@ export class Walk {
         if (this.isEnd(index)) return;
       }
       this.reached[index] = 1;
+      this.env.observe?.instruction(index, step.state);
       this.sinceState++;
       if (++this.processed > COMPLEXITY_LIMIT) {
         const reason = `BPF program is too large. Processed ${this.processed} insn`;
