@@ -31,6 +31,7 @@ const FUNCTIONS = [
   'six',
   'greet',
   'take_pointer',
+  'parse',
   'read_outer',
   'negative',
   'leaf',

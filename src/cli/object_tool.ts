@@ -20,7 +20,7 @@ import type { Symbolizer } from './symbolize.js';
 
 /** Records that are taken before others have their turn. */
 const BATCH = 4096;
-const WAIT_MS = 100;
+const WAIT_MS = 1000;
 /** How often printed lines are looked for, ms. */
 const TRACE_MS = 50;
 /** Records that are kept for `--json`, of each buffer. */

@@ -19,6 +19,7 @@ const NAMES = [
   'six',
   'greet',
   'take_pointer',
+  'parse',
   'read_outer',
   'negative',
   'leaf',

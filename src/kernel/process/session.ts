@@ -5,6 +5,7 @@
 
 import { constants } from 'node:os';
 import { type ExitStatus, openProcess, programIdentity, type TracedProcess } from '../../process/process.js';
+import { ProgramWatch } from '../../process/program_watch.js';
 import { type SpawnOptions, spawnStopped } from '../../process/spawn.js';
 import { preloadDecoder } from '../../x86/decoder.js';
 import { BpfError } from '../errno.js';
@@ -81,7 +82,7 @@ export class Session {
   static attach(pid: number, tool: SessionTool): Session {
     preloadDecoder();
     const session = new Session(openProcess(pid), tool);
-    session.#program = programIdentity(session.process.task);
+    session.#watchProgram();
     session.process.changed = session.#onChild;
     try {
       session.#open();
@@ -94,7 +95,13 @@ export class Session {
     return session;
   }
 
-  #program = '';
+  /** Of a process that is not our child. */
+  #program: ProgramWatch | undefined;
+
+  #watchProgram(): void {
+    this.#program?.[Symbol.dispose]();
+    this.#program = new ProgramWatch(this.process.task);
+  }
 
   /** Opens the program of a child that stands at its first instruction, and lets it go on. */
   #openStanding(): void {
@@ -138,20 +145,23 @@ export class Session {
       const state = this.process.poll();
       if (state === 'ended') this.#ended();
       else if (state === 'exec') {
-        this.#program = programIdentity(this.process.task);
+        if (this.#program !== undefined) this.#watchProgram();
         this.#execed(() => this.#openStanding());
       }
       return;
     }
-    // One file is read twenty times a second, and no more while all is as it was.
-    const program = programIdentity(this.process.task);
-    if (program === this.#program && program !== '') return;
+    if (this.#program?.unchanged) return;
     if (!this.process.alive()) {
       this.#ended();
       return;
     }
+    // In the middle of its exec, or of its end.
+    const program = programIdentity(this.process.task);
     if (program === '') return;
-    this.#program = program;
+    const known = program === this.#program?.identity;
+    this.#watchProgram();
+    // Only the thread that was looked at ended.
+    if (known) return;
     this.#execed(() => this.#open());
   }
 
@@ -226,5 +236,6 @@ export class Session {
     this.process.changed = undefined;
     clearInterval(this.#timer);
     globalThis.process.off('SIGCHLD', this.#onChild);
+    this.#program?.[Symbol.dispose]();
   }
 }
