@@ -340,8 +340,8 @@ test.skipIf(lacking !== undefined)('waiting for records that do not come costs n
   await new Promise(done => setTimeout(done, 3000));
   const share = (cpuOf(tracer.pid) - from) / (performance.now() - began);
   console.log(`at rest: ${(100 * share).toFixed(2)} % of a CPU`);
-  // About 1, and the clock counts in steps of 0.3; a twentieth is what polling every 10 ms would cost.
-  expect(share).toBeLessThan(0.02);
+  // About 1 of 100 on a quiet machine, and the clock counts in steps of 0.3; polling every 10 ms costs 4 and more.
+  expect(share).toBeLessThan(0.035);
   tracer.child.kill('SIGINT');
   await tracer.ended;
   expect(existsSync(`/proc/${hard.pid}`)).toBe(true);

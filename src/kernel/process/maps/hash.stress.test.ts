@@ -162,7 +162,7 @@ describe.skipIf(!hasCompiler())(`a hash map under stress (seed ${seed})`, () => 
           ['churn', `${seed}`, `${THREADS}`, `${keys}`, `${OPERATIONS}`],
           meanwhile,
         );
-        expect(here).toBeGreaterThan(1_000);
+        expect(here).toBeGreaterThanOrEqual(1_000);
         expect(tornHere).toBe(0);
         expect(report).toMatchObject({ torn: 0, busy: 0 });
         const contents = inspectHash(memory.bytesFrom(map.address));
