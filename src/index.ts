@@ -9,16 +9,19 @@ export type { BpfInsn } from './bpf/instruction.js';
 export { MAP_TYPE, UPDATE } from './bpf/map_type.js';
 export { BpfError, type ErrnoName } from './kernel/errno.js';
 export type {
+  BpfLink,
   BpfMap,
   BpfProg,
   Kernel,
   LinkCreateAttr,
   LinkTarget,
   MapCreateAttr,
+  MultiLinkCreateAttr,
   ProgLoadAttr,
   SkippedFunction,
   TargetCheck,
   TargetFunction,
+  TracingLink,
   TracingMultiLink,
 } from './kernel/kernel.js';
 export { ProcessKernel } from './kernel/process/machine.js';

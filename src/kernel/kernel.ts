@@ -180,16 +180,28 @@ export interface LinkTarget {
   readonly cookie: bigint;
 }
 
-/** Attributes of `BPF_LINK_CREATE` for a tracing multi-link. */
+/** Attributes of `BPF_LINK_CREATE` for a plain tracing link: one program on one function. */
 export interface LinkCreateAttr {
+  readonly prog: BpfProg;
+  readonly target: TargetFunction;
+  /** What `bpf_get_attach_cookie` gives; 0 where left out. */
+  readonly cookie?: bigint;
+}
+
+/** Attributes of `BPF_LINK_CREATE` for a tracing multi-link. */
+export interface MultiLinkCreateAttr {
   readonly prog: BpfProg;
   readonly targets: readonly LinkTarget[];
   /** Leave out what can't be attached; without it the first such function fails the whole link. */
   readonly skipInvalid?: boolean;
 }
 
-/** One program on many functions. */
-export interface TracingMultiLink {
+/** `tracing`: one program on one function; `tracing_multi`: one program on many. */
+export type LinkKind = 'tracing' | 'tracing_multi';
+
+/** What every link has. */
+export interface BpfLink {
+  readonly kind: LinkKind;
   readonly id: number;
   readonly prog: BpfProg;
   /** What it is attached to. */
@@ -200,10 +212,20 @@ export interface TracingMultiLink {
   readonly pauseMs: number;
   /** Calls that the program did not see, because the thread was inside it already. */
   readonly missed: bigint;
-  /** Joins more targets to the link, all or nothing unless `skipInvalid`. */
-  add(targets: readonly LinkTarget[]): void;
   /** Restores every function. The link is of no use afterwards. */
   detach(): void;
+}
+
+/** One program on one function (`bpf_tracing_link`). */
+export interface TracingLink extends BpfLink {
+  readonly kind: 'tracing';
+}
+
+/** One program on many functions (`bpf_tracing_multi_link`). */
+export interface TracingMultiLink extends BpfLink {
+  readonly kind: 'tracing_multi';
+  /** Joins more targets to the link, all or nothing unless `skipInvalid`. */
+  add(targets: readonly LinkTarget[]): void;
 }
 
 /** How one function would be attached, or why not. */
@@ -220,7 +242,9 @@ export interface Kernel {
   mapCreate(attr: MapCreateAttr): BpfMap;
   /** Verifies and compiles. Throws EACCES or EINVAL with the verifier's sentence. */
   progLoad(attr: ProgLoadAttr): BpfProg;
-  linkCreate(attr: LinkCreateAttr): TracingMultiLink;
+  /** A plain link for one `target`, a multi-link for `targets`. */
+  linkCreate(attr: LinkCreateAttr): TracingLink;
+  linkCreate(attr: MultiLinkCreateAttr): TracingMultiLink;
   /** The functions that the selectors match now. */
   functions(selectors: SelectorSet): TargetFunction[];
   /** What `linkCreate` would do with each, without doing it. */

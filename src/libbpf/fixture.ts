@@ -15,9 +15,11 @@ import type {
   LinkTarget,
   MapCreateAttr,
   MapEntry,
+  MultiLinkCreateAttr,
   ProgLoadAttr,
   TargetCheck,
   TargetFunction,
+  TracingLink,
   TracingMultiLink,
 } from '../kernel/kernel.js';
 import type { SelectorSet } from '../process/symbols/selector.js';
@@ -133,25 +135,27 @@ export class RecordingKernel implements Kernel {
     this.progs.push(prog);
     return prog;
   }
-  linkCreate({ prog, targets }: LinkCreateAttr): TracingMultiLink {
-    const link = { prog, targets: [...targets], detached: false };
+  linkCreate(attr: LinkCreateAttr): TracingLink;
+  linkCreate(attr: MultiLinkCreateAttr): TracingMultiLink;
+  linkCreate(attr: LinkCreateAttr | MultiLinkCreateAttr): TracingLink | TracingMultiLink {
+    const { prog } = attr;
+    const targets =
+      'target' in attr ? [{ target: attr.target, cookie: attr.cookie ?? 0n }] : [...attr.targets];
+    const link = { prog, targets, detached: false };
     this.links.push(link);
-    return {
+    const base = {
       id: this.#next++,
       prog,
-      get targets() {
-        return link.targets;
-      },
+      targets,
       skipped: [],
       pauseMs: 0,
       missed: 0n,
-      add: more => {
-        link.targets.push(...more);
-      },
       detach: () => {
         link.detached = true;
       },
     };
+    if ('target' in attr) return { ...base, kind: 'tracing' };
+    return { ...base, kind: 'tracing_multi', add: more => void targets.push(...more) };
   }
   functions(selectors: SelectorSet): TargetFunction[] {
     return this.there.filter(({ module, name }) => {

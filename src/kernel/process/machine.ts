@@ -16,17 +16,21 @@ import type {
   Kernel,
   LinkCreateAttr,
   MapCreateAttr,
+  MultiLinkCreateAttr,
   ProgLoadAttr,
   TargetCheck,
   TargetFunction,
+  TracingLink,
   TracingMultiLink,
 } from '../kernel.js';
 import { PreparedText } from './ftrace/text_edit.js';
 import { compileProgram } from './jit/compile.js';
 import { CALLER_SAVED } from './jit/register_map.js';
 import { Hooks } from './link/hooks.js';
+import type { Link } from './link/link.js';
 import { MultiLink } from './link/multi_link.js';
 import { OPAQUE_ARGS } from './link/prototype.js';
+import { PlainLink } from './link/tracing_link.js';
 import { findNoticePlaces, LoaderNotice } from './loader_notice.js';
 import { createMap, type BpfMap as ProcessMap } from './maps/map.js';
 import { ProgArray } from './maps/prog_array.js';
@@ -56,7 +60,7 @@ export class ProcessKernel implements Kernel {
   readonly #mark: OpenMark;
   readonly #hooks: Hooks;
   readonly #maps = new Map<number, ProcessMap>();
-  readonly #links = new Set<MultiLink>();
+  readonly #links = new Set<Link>();
   #nextId = 1;
   #closed = false;
 
@@ -263,8 +267,17 @@ export class ProcessKernel implements Kernel {
     return this.#runtime.readTrace().map(({ text }) => text);
   }
 
-  linkCreate(attr: LinkCreateAttr): TracingMultiLink {
-    const link = new MultiLink(this.#hooks, this.#nextId++, attr.prog, attr.skipInvalid ?? false);
+  linkCreate(attr: LinkCreateAttr): TracingLink;
+  linkCreate(attr: MultiLinkCreateAttr): TracingMultiLink;
+  linkCreate(attr: LinkCreateAttr | MultiLinkCreateAttr): TracingLink | TracingMultiLink {
+    const id = this.#nextId++;
+    if ('target' in attr) {
+      const { prog, target, cookie = 0n } = attr;
+      const link = new PlainLink(this.#hooks, id, prog, { target, cookie });
+      this.#links.add(link);
+      return link;
+    }
+    const link = new MultiLink(this.#hooks, id, attr.prog, attr.skipInvalid ?? false);
     link.add(attr.targets);
     this.#links.add(link);
     return link;

@@ -13,10 +13,10 @@ import type {
   Kernel,
   LinkCreateAttr,
   MapCreateAttr,
+  MultiLinkCreateAttr,
   ProgLoadAttr,
   TargetCheck,
   TargetFunction,
-  TracingMultiLink,
 } from '../kernel.js';
 import type { FileTargets } from './file_targets.js';
 import { OPAQUE_ARGS } from './link/prototype.js';
@@ -110,7 +110,7 @@ export class VerifyKernel implements Kernel {
     return this.#files.types(module);
   }
 
-  linkCreate(_attr: LinkCreateAttr): TracingMultiLink {
+  linkCreate(_attr: LinkCreateAttr | MultiLinkCreateAttr): never {
     throw new BpfError('EOPNOTSUPP', 'programs are only verified here; attach them to a process');
   }
   check(_targets: readonly TargetFunction[]): TargetCheck[] {

@@ -25,7 +25,7 @@ import type { ProcessTarget, Targets } from '../targets.js';
 import type { ReturnPlace } from '../trampoline/full.js';
 import { whyNoReturns } from './call_returns.js';
 import { type InsidePoints, insidePoints, moveOut } from './inside.js';
-import type { Attached, LinkHost, MultiLink } from './multi_link.js';
+import type { Attached, Link, LinkHost } from './link.js';
 import { freeSession } from './program_lists.js';
 import { laidOutArgs, OPAQUE_ARGS, returnsWord } from './prototype.js';
 import { ReturnHooks } from './return_hooks.js';
@@ -52,7 +52,7 @@ export const LIVE_REFUSALS = {
 
 /** One program of one link. */
 interface OnHook extends SlotProgram {
-  readonly link: MultiLink;
+  readonly link: Link;
 }
 
 /** One traced function. */
@@ -185,7 +185,7 @@ export class Hooks implements LinkHost {
     return results;
   }
 
-  attach(link: MultiLink, wanted: readonly LinkTarget[], skipInvalid: boolean): Attached {
+  attach(link: Link, wanted: readonly LinkTarget[], skipInvalid: boolean): Attached {
     const program = link.prog as LoadedProgram;
     const atReturn = program.attachType === 'fexit' || program.attachType === 'fsession';
     const noReturns = atReturn ? whyNoReturns(this.#targets, this.#stopper.process.task) : undefined;
@@ -217,7 +217,14 @@ export class Hooks implements LinkHost {
       else if (session === undefined) skip(want, live('too-many-sessions'));
       else if (!fits(program, hook.target)) skip(want, live('arguments'));
       else {
-        const added = { link, program, cookie: want.cookie, serial, missed: link.missedAt };
+        const added = {
+          link,
+          program,
+          cookie: want.cookie,
+          plain: link.plain,
+          serial,
+          missed: link.missedAt,
+        };
         const programs = [...hook.programs, session < 0 ? added : { ...added, session }];
         changes.push({ hook, programs, want });
       }
@@ -253,7 +260,7 @@ export class Hooks implements LinkHost {
     return prototype === undefined ? target : { ...target, prototype };
   }
 
-  detach(link: MultiLink): number {
+  detach(link: Link): number {
     if (this.#stopper.void) return 0;
     const changes = [...this.#hooks.values()]
       .filter(hook => hook.programs.some(p => p.link === link))

@@ -41,6 +41,8 @@ const ALL_CLOBBERS = 0xfc7;
 export interface SlotProgram {
   readonly program: LoadedProgram;
   readonly cookie: bigint;
+  /** It came by a plain link (`bpf_tracing_link`): one program on one function. */
+  readonly plain: boolean;
   /** When it joined: programs that join later have higher ones. */
   readonly serial: bigint;
   /** Which of a call's cookie words is its own, from 0: fsession. */
