@@ -26,10 +26,10 @@ import type {
 import { PreparedText } from './ftrace/text_edit.js';
 import { compileProgram } from './jit/compile.js';
 import { CALLER_SAVED } from './jit/register_map.js';
+import { programContext } from './link/context.js';
 import { Hooks } from './link/hooks.js';
 import type { Link } from './link/link.js';
 import { MultiLink } from './link/multi_link.js';
-import { OPAQUE_ARGS } from './link/prototype.js';
 import { PlainLink } from './link/tracing_link.js';
 import { findNoticePlaces, LoaderNotice } from './loader_notice.js';
 import { createMap, type BpfMap as ProcessMap } from './maps/map.js';
@@ -194,6 +194,7 @@ export class ProcessKernel implements Kernel {
     const verified = verifyProgram(attr.insns, {
       attachType: attr.attachType,
       prototype,
+      ...(attr.argumentWords === undefined ? {} : { nargs: attr.argumentWords }),
       maps,
       btf: attr.btf,
       funcInfo: attr.funcInfo,
@@ -204,8 +205,8 @@ export class ProcessKernel implements Kernel {
     this.#runtime.prepare(verified);
     // Whom it calls by a tail call may read and change what any program may.
     const { tailCalls } = verified.needs;
-    const nargs = prototype?.nargs;
-    const kind = { name: attr.name, attachType: attr.attachType, ...(nargs === undefined ? {} : { nargs }) };
+    const context = programContext(verified);
+    const kind = { name: attr.name, attachType: attr.attachType, context };
     if (tailCalls)
       for (const { id } of verified.usedMaps) {
         const map = maps.get(id);
@@ -223,7 +224,8 @@ export class ProcessKernel implements Kernel {
       id: this.#nextId++,
       name: attr.name,
       attachType: attr.attachType,
-      accessedArgs: tailCalls ? [...Array(nargs ?? OPAQUE_ARGS).keys()] : verified.accessedArgs,
+      accessedArgs: tailCalls ? [...context.args.keys()] : verified.accessedArgs,
+      context,
       jitedSize: jited.size,
       log: verified.log,
       xlated: verified.insns,
@@ -236,7 +238,6 @@ export class ProcessKernel implements Kernel {
       clobbers: tailCalls ? CALLER_SAVED : jited.clobbers,
       needs: { stack: verified.needs.stack || tailCalls },
       readsReturnValue: verified.readsReturnValue || tailCalls,
-      ...(nargs === undefined ? {} : { nargs }),
     };
     return program;
   }

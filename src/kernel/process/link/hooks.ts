@@ -24,10 +24,10 @@ import type { Stop, Stopper } from '../stopper.js';
 import type { ProcessTarget, Targets } from '../targets.js';
 import type { ReturnPlace } from '../trampoline/full.js';
 import { whyNoReturns } from './call_returns.js';
+import { fits } from './context.js';
 import { type InsidePoints, insidePoints, moveOut } from './inside.js';
 import type { Attached, Link, LinkHost } from './link.js';
 import { freeSession } from './program_lists.js';
-import { laidOutArgs, OPAQUE_ARGS, returnsWord } from './prototype.js';
 import { ReturnHooks } from './return_hooks.js';
 import { islandAddress, siteAddress, siteEdits } from './site_edits.js';
 import { type Slot, type SlotProgram, Slots, type SlotWish } from './slots.js';
@@ -47,7 +47,7 @@ export const LIVE_REFUSALS = {
     'its result may not be changed: it is not among the functions that were allowed for modify-return',
   'too-many-sessions': 'it has as many session programs as a call has room for',
   arguments:
-    'the program reads arguments or a result that it does not have, or that are not integers in registers',
+    'the program reads arguments or a result that it does not have, or not where another program on it looks for them',
 } as const;
 
 /** One program of one link. */
@@ -154,7 +154,7 @@ export class Hooks implements LinkHost {
   /** Prepares the process for programs that run at returns: where it has what they need. */
   openReturns(): ReturnPlace {
     this.#returns.open(this.#slots.regions[0], place => {
-      this.#slots.returns = place;
+      this.#slots.codes.returns = place;
       this.onReturns(place);
     });
     return this.#returns.place!;
@@ -204,7 +204,7 @@ export class Hooks implements LinkHost {
     const changes: Change[] = [];
     const change = (hook: Hook, want: LinkTarget): void => {
       // Its record and what can be laid out for it go by what the function really takes.
-      if (program.nargs !== undefined) hook.target = this.#withPrototype(hook.target);
+      if (program.context.layout !== 'registers') hook.target = this.#withPrototype(hook.target);
       const { owner, aliases } = hook.target;
       const session = program.attachType === 'fsession' ? freeSession(hook.programs) : -1;
       const denied = atReturn
@@ -215,7 +215,14 @@ export class Hooks implements LinkHost {
       else if (program.attachType === 'fmod_ret' && !this.mayModifyReturn(hook.target))
         skip(want, live('not-allowed'));
       else if (session === undefined) skip(want, live('too-many-sessions'));
-      else if (!fits(program, hook.target)) skip(want, live('arguments'));
+      else if (
+        !fits(
+          program,
+          hook.target.prototype,
+          hook.programs.map(p => p.program),
+        )
+      )
+        skip(want, live('arguments'));
       else {
         const added = {
           link,
@@ -429,15 +436,6 @@ export class Hooks implements LinkHost {
     this.#slots.forgetModules(modules);
     this.#returns.followUnwinders();
   }
-}
-
-/** All that the program reads of a call is where it looks for it. */
-function fits(program: LoadedProgram, { prototype }: ProcessTarget): boolean {
-  const laidOut = laidOutArgs(prototype);
-  if (program.accessedArgs.some(arg => arg >= laidOut)) return false;
-  if (program.attachType === 'fentry') return true;
-  if ((program.nargs ?? OPAQUE_ARGS) > OPAQUE_ARGS) return false;
-  return program.readsReturnValue !== true || prototype === undefined || returnsWord(prototype);
 }
 
 function live(reason: keyof typeof LIVE_REFUSALS): SkipReason {
