@@ -4,7 +4,7 @@
 
 import { MAP_TYPE } from '../../bpf/map_type.js';
 import type { Btf } from '../../btf/btf.js';
-import type { SelectorSet } from '../../process/symbols/selector.js';
+import { SelectorSet } from '../../process/symbols/selector.js';
 import { BpfError } from '../errno.js';
 import type {
   BpfMap,
@@ -94,11 +94,18 @@ export class VerifyKernel implements Kernel {
       jitedSize: 0,
       log: verified.log,
       xlated: verified.insns,
+      free: () => {},
     };
   }
 
   functions(selectors: SelectorSet): TargetFunction[] {
     return this.#files.match(selectors);
+  }
+  functionsNamed(names: readonly string[]): TargetFunction[][] {
+    return names.map(name => this.#files.match(SelectorSet.parse([name])));
+  }
+  functionAt(_address: bigint): undefined {
+    return undefined;
   }
   prototypeOf({ prototype }: TargetFunction): FunctionPrototype | undefined {
     return prototype;

@@ -55,6 +55,7 @@ export class CallReturns {
       jitedSize: b.length,
       address,
       clobbers: UNWIND_CLOBBERS,
+      free: () => {},
     };
   }
 

@@ -11,6 +11,7 @@ import type { Module } from '../../../process/image.js';
 import { Assembler } from '../../../x86/assembler.js';
 import type { PatchSite } from '../ftrace/patch_site.js';
 import { PATCH_SIZE } from '../ftrace/patch_site.js';
+import type { GracePeriod } from '../grace.js';
 import { listsSize, writeLists } from '../kfunc_md/lists.js';
 import { ENTRY, type RecordEntry, writeEntries, writeRecord } from '../kfunc_md/record.js';
 import type { LoadedProgram } from '../program.js';
@@ -81,10 +82,10 @@ export class Slots {
   readonly #trampolines = new Map<CodeRegion, Map<string, bigint>>();
   /** Places that only the same function may have again, by its address. */
   readonly #spare = new Map<bigint, { owner: Module; blocks: CodeBlock[] }>();
-  /** What may still be read or run by a thread, each with what frees it. */
-  #retired: (() => void)[] = [];
+  readonly #grace: GracePeriod;
 
-  constructor(stopper: Stopper, arena: Arena, tableRoot: bigint) {
+  constructor(stopper: Stopper, arena: Arena, tableRoot: bigint, grace: GracePeriod) {
+    this.#grace = grace;
     this.#stopper = stopper;
     this.#arena = arena;
     this.#tableRoot = tableRoot;
@@ -129,31 +130,15 @@ export class Slots {
 
   /** Gives back slots that no text leads to any more: later, when no thread is in them. */
   retire(slots: readonly Slot[]): void {
-    for (const slot of slots) this.retireLater(() => this.#keep(slot));
-  }
-
-  /** Frees something at the first stop that finds no thread in code of ours. */
-  retireLater(free: () => void): void {
-    this.#retired.push(free);
+    for (const slot of slots) this.#grace.whenQuiet(() => this.#keep(slot));
   }
 
   #keep({ block, target, more }: Slot): void {
     const spare = this.#spare.get(target.address);
     if (spare === undefined) this.#spare.set(target.address, { owner: target.owner, blocks: [block] });
     else spare.blocks.push(block);
-    if (more !== undefined) this.#arena.free(more);
-  }
-
-  /** Something waits for no thread to be in code of ours. */
-  get hasRetired(): boolean {
-    return this.#retired.length > 0;
-  }
-
-  /** Frees what was retired: no thread is in code of ours, and no call under way names it. */
-  reclaim(): void {
-    const retired = this.#retired;
-    this.#retired = [];
-    for (const free of retired) free();
+    // A forked child's text may still lead to the slot.
+    if (more !== undefined) this.#grace.whenAlone(() => this.#arena.free(more));
   }
 
   /** No thread of the stopped process is in code of ours, now or when it returns from a signal handler. */

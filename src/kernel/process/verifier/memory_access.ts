@@ -88,11 +88,13 @@ function readContext(step: Step, register: number, pointer: ContextPointer, size
   const { btf, args, returns } = env.prototype ?? {};
   if (argument < nargs) {
     findings.accessedArgs.add(argument);
+    findings.typedArgs.add(argument);
     const typeId = args?.[argument];
     return btf === undefined || typeId === undefined ? UNKNOWN : valueOfType(btf, typeId, true);
   }
   if (argument === nargs && attachType !== 'fentry') {
     findings.readsReturnValue = true;
+    findings.typedResult = true;
     return btf === undefined || returns === undefined ? UNKNOWN : valueOfType(btf, returns, true);
   }
   const returned = attachType === 'fentry' ? '' : ' and its return value behind them';
