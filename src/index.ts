@@ -14,6 +14,8 @@ export type {
   BpfProg,
   Kernel,
   LinkCreateAttr,
+  LinkInfo,
+  LinkPattern,
   LinkTarget,
   MapCreateAttr,
   MultiLinkCreateAttr,
@@ -26,6 +28,7 @@ export type {
 } from './kernel/kernel.js';
 export { ProcessKernel } from './kernel/process/machine.js';
 export { Session, type SessionEnd, type SessionTool } from './kernel/process/session.js';
+export { RefusedTargetError } from './kernel/refused.js';
 export * from './libbpf/index.js';
 export { openProcess, type TracedProcess } from './process/process.js';
 export { spawnStopped } from './process/spawn.js';

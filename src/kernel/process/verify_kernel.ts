@@ -4,7 +4,7 @@
 
 import { MAP_TYPE } from '../../bpf/map_type.js';
 import type { Btf } from '../../btf/btf.js';
-import type { SelectorSet } from '../../process/symbols/selector.js';
+import { SelectorSet } from '../../process/symbols/selector.js';
 import { BpfError } from '../errno.js';
 import type {
   BpfMap,
@@ -70,7 +70,7 @@ export class VerifyKernel implements Kernel {
       verified = verifyProgram(attr.insns, {
         attachType: attr.attachType,
         prototype,
-        ...(attr.argumentWords === undefined ? {} : { nargs: attr.argumentWords }),
+        ...(attr.argumentWords === undefined ? {} : { nargs: attr.argumentWords, anyResult: true }),
         maps,
         btf: attr.btf,
         funcInfo: attr.funcInfo,
@@ -95,11 +95,18 @@ export class VerifyKernel implements Kernel {
       jitedSize: 0,
       log: verified.log,
       xlated: verified.insns,
+      free: () => {},
     };
   }
 
   functions(selectors: SelectorSet): TargetFunction[] {
     return this.#files.match(selectors);
+  }
+  functionsNamed(names: readonly string[]): TargetFunction[][] {
+    return names.map(name => this.#files.match(SelectorSet.parse([name])));
+  }
+  functionAt(_address: bigint): undefined {
+    return undefined;
   }
   prototypeOf({ prototype }: TargetFunction): FunctionPrototype | undefined {
     return prototype;

@@ -33,8 +33,8 @@ export type WordPlace =
   /** Nowhere: padding; the context has 0 for it. */
   | { readonly in: 'nothing' };
 
-/** Where a word of a result is when the function returns. */
-export type ResultPlace = 'rax' | 'rdx' | 'xmm0' | 'xmm1';
+/** Where a word of a result is when the function returns; `nowhere`: it is 0. */
+export type ResultPlace = 'rax' | 'rdx' | 'xmm0' | 'xmm1' | 'nowhere';
 
 /** The words of one argument: the first, and how many. */
 export interface ArgumentWords {
@@ -74,7 +74,7 @@ export function callLayout(prototype: FunctionPrototype | undefined): CallLayout
 }
 
 /** The layout of a function with `count` arguments that are integers, and an integer result. */
-export function layoutOfIntegers(count: number): CallLayout {
+export function layoutOfIntegers(count: number, result: readonly ResultPlace[] = ['rax']): CallLayout {
   const words: WordPlace[] = [];
   for (let i = 0; i < Math.min(count, MOST_ARGUMENT_WORDS); i++)
     words.push(
@@ -85,7 +85,7 @@ export function layoutOfIntegers(count: number): CallLayout {
   const args = Array.from({ length: count }, (_, i) =>
     i < words.length ? { first: i, count: 1 } : undefined,
   );
-  return { words, args, result: ['rax'] };
+  return { words, args, result };
 }
 
 function layOut(btf: Btf, params: readonly number[], returnType: number): CallLayout {

@@ -26,13 +26,13 @@ export const LISTS = {
 } as const;
 
 /** Where a word of a result can be, by its number in `result`. */
-export const RESULT_PLACES: readonly ResultPlace[] = ['rax', 'rdx', 'xmm0', 'xmm1'];
+export const RESULT_PLACES: readonly ResultPlace[] = ['rax', 'rdx', 'xmm0', 'xmm1', 'nowhere'];
 /** Bits of `result`: the place of the first word, that of the second, and one that says that there are such. */
-export const RESULT = { first: 0, second: 2, mask: 3, special: 16 } as const;
+export const RESULT = { first: 0, second: 4, mask: 15, special: 256 } as const;
 
 /** How `result` says where the words of a result are. */
 export function resultCode(places: readonly ResultPlace[]): number {
-  const [first = 'rax', second = 'rax'] = places;
+  const [first = 'rax', second = 'nowhere'] = places;
   if (first === 'rax' && places.length < 2) return 0;
   const number = (place: ResultPlace): number => RESULT_PLACES.indexOf(place);
   return RESULT.special | (number(first) << RESULT.first) | (number(second) << RESULT.second);

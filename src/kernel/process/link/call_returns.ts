@@ -56,6 +56,7 @@ export class CallReturns {
       jitedSize: b.length,
       address,
       clobbers: UNWIND_CLOBBERS,
+      free: () => {},
     };
   }
 

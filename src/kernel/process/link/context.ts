@@ -31,7 +31,7 @@ export interface TargetContext {
   readonly nrArgs: number;
   /** The words that a trampoline lays out: as far as any program reads, and more where results need room. */
   readonly words: readonly WordPlace[];
-  /** Where the words of the result are. */
+  /** Where the words of the result are, as far as programs look for them. */
   readonly result: readonly ResultPlace[];
 }
 
@@ -54,7 +54,10 @@ export function contextOf(
     if (i < nrArgs) return layout.words[i];
     return registers && i < ARGUMENT_REGISTERS ? { in: 'register', index: i } : NOTHING;
   });
-  return { nrArgs, words, result: layout.result ?? RAX };
+  const any = programs.some(({ context }) => context.layout === 'any');
+  const result = layout.result ?? RAX;
+  // A program for any function finds two words, whatever the function returns.
+  return { nrArgs, words, result: any ? [result[0] ?? 'rax', result[1] ?? 'nowhere'] : result };
 }
 
 /** How many of the words of a function that has `nrArgs` a program reads, from the first on. */
@@ -78,8 +81,7 @@ export function fits(
   const { attachType, readsReturnValue } = program;
   const result = callLayout(prototype).result;
   // What a modify-return program returns goes to rax.
-  if (attachType === 'fmod_ret' && !(result !== undefined && result.every(place => place === 'rax')))
-    return false;
+  if (attachType === 'fmod_ret' && !result?.every(place => place === 'rax')) return false;
   if (readsReturnValue === true && result === undefined) return false;
   return others.every(other => agree(program, other, prototype));
 }

@@ -9,6 +9,7 @@
 
 import type { Module } from '../../../process/image.js';
 import type { PatchSite } from '../ftrace/patch_site.js';
+import type { GracePeriod } from '../grace.js';
 import { writeLists } from '../kfunc_md/lists.js';
 import { ENTRY, type RecordEntry, writeEntries, writeRecord } from '../kfunc_md/record.js';
 import type { LoadedProgram } from '../program.js';
@@ -83,10 +84,10 @@ export class Slots {
   /** Places that only the same function may have again, for the same code, by its address. */
   readonly #spare = new Map<bigint, { owner: Module; blocks: { block: CodeBlock; codeKey: string }[] }>();
   #nothing: bigint | undefined;
-  /** What may still be read or run by a thread, each with what frees it. */
-  #retired: (() => void)[] = [];
+  readonly #grace: GracePeriod;
 
-  constructor(stopper: Stopper, arena: Arena, tableRoot: bigint) {
+  constructor(stopper: Stopper, arena: Arena, tableRoot: bigint, grace: GracePeriod) {
+    this.#grace = grace;
     this.#stopper = stopper;
     this.#arena = arena;
     this.codes = new TrampolineCode(tableRoot);
@@ -132,12 +133,7 @@ export class Slots {
 
   /** Gives back slots that no text leads to any more: later, when no thread is in them. */
   retire(slots: readonly Slot[]): void {
-    for (const slot of slots) this.retireLater(() => this.#keep(slot));
-  }
-
-  /** Frees something at the first stop that finds no thread in code of ours. */
-  retireLater(free: () => void): void {
-    this.#retired.push(free);
+    for (const slot of slots) this.#grace.whenQuiet(() => this.#keep(slot));
   }
 
   #keep({ block, target, more, codeKey }: Slot): void {
@@ -145,19 +141,8 @@ export class Slots {
     const kept = { block, codeKey };
     if (spare === undefined) this.#spare.set(target.address, { owner: target.owner, blocks: [kept] });
     else spare.blocks.push(kept);
-    if (more !== undefined) this.#arena.free(more);
-  }
-
-  /** Something waits for no thread to be in code of ours. */
-  get hasRetired(): boolean {
-    return this.#retired.length > 0;
-  }
-
-  /** Frees what was retired: no thread is in code of ours, and no call under way names it. */
-  reclaim(): void {
-    const retired = this.#retired;
-    this.#retired = [];
-    for (const free of retired) free();
+    // A forked child's text may still lead to the slot.
+    if (more !== undefined) this.#grace.whenAlone(() => this.#arena.free(more));
   }
 
   /** No thread of the stopped process is in code of ours, now or when it returns from a signal handler. */

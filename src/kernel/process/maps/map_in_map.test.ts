@@ -126,6 +126,7 @@ describe('a program array', () => {
     attachType: 'fentry',
     accessedArgs: [],
     jitedSize: 1,
+    free: () => {},
     tailEntry: 0x1234n,
     context: { layout: 'prototype', words: 6 },
     ...attr,

@@ -18,6 +18,9 @@ export interface TailCallee extends BpfProg {
   readonly tailEntry: bigint;
   /** How its context is laid out; those of an array must agree. */
   readonly context?: ContextKind;
+  /** One user more, until `release`. */
+  hold?(): void;
+  release?(): void;
 }
 
 const ENTRY = 8;
@@ -108,16 +111,27 @@ export class ProgArray extends IndexedMap {
     }
     const index = this.indexToWrite(key, flags);
     this.accept(object);
+    object.hold?.();
+    const old = this.programs.get(index);
     this.programs.set(index, object);
     Atomics.store(this.words, ARRAY.VALUES / 8 + index, object.tailEntry);
+    old?.release?.();
   }
 
   override delete(key: Uint8Array): void {
     const index = this.indexOf(key);
     this.checkWritable();
-    if (!this.programs.delete(index)) {
+    const old = this.programs.get(index);
+    if (old === undefined) {
       throw this.error('ENOENT', `Index ${index} of map '${this.name}' holds no program; nothing to delete.`);
     }
+    this.programs.delete(index);
     Atomics.store(this.words, ARRAY.VALUES / 8 + index, 0n);
+    old.release?.();
+  }
+
+  protected override freed(): void {
+    for (const program of this.programs.values()) program.release?.();
+    this.programs.clear();
   }
 }

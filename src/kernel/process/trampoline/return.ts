@@ -195,6 +195,7 @@ function emitResultWord(a: Assembler, shift: number, pushed: number): void {
     ['rdx', () => a.push(mem(rsp, saved(rdx)))],
     ['xmm0', () => emitPushVector(a, 0)],
     ['xmm1', () => emitPushVector(a, 1)],
+    ['nowhere', () => a.push(0)],
   ] as const) {
     const other = a.label();
     a.cmp(r9, RESULT_PLACES.indexOf(place), 4);

@@ -56,6 +56,8 @@ export interface VerifierEnv {
   readonly prototype?: FunctionPrototype | undefined;
   /** the same without types: words of arguments that the context holds, six where left out */
   readonly nargs?: number;
+  /** with `nargs`: there are two words of a result, whatever the function returns */
+  readonly anyResult?: boolean;
   readonly context?: MemoryContext;
   /** by the number that `ldMap` was given */
   readonly maps: ReadonlyMap<number, MapSpec>;
@@ -85,9 +87,9 @@ export class VerifierError extends BpfError {
 }
 
 /** Which words of the context are which argument, and how many the result has. */
-export function contextLayout({ prototype, nargs }: VerifierEnv): CallLayout {
+export function contextLayout({ prototype, nargs, anyResult }: VerifierEnv): CallLayout {
   if (prototype !== undefined || nargs === undefined) return callLayout(prototype);
-  return layoutOfIntegers(nargs);
+  return layoutOfIntegers(nargs, anyResult ? ['rax', 'rdx'] : ['rax']);
 }
 
 /** How many words of arguments of the traced function the context holds; its result is behind them. */

@@ -89,6 +89,7 @@ function readContext(step: Step, register: number, pointer: ContextPointer, size
   if (word < words.length) {
     const argument = args.findIndex(a => a !== undefined && word >= a.first && word < a.first + a.count);
     findings.accessedArgs.add(argument);
+    findings.typedArgs.add(argument);
     const typeId = types?.[argument];
     // A word of a structure, or of floating point, is a number.
     return btf === undefined || typeId === undefined ? UNKNOWN : valueOfType(btf, typeId, true);
@@ -97,6 +98,7 @@ function readContext(step: Step, register: number, pointer: ContextPointer, size
   const returned = result === undefined ? 0 : Math.max(1, result.length);
   if (attachType !== 'fentry' && word < words.length + returned) {
     findings.readsReturnValue = true;
+    findings.typedResult = true;
     return btf === undefined || returns === undefined ? UNKNOWN : valueOfType(btf, returns, true);
   }
   const holds = `the traced function has ${spelled(args.length, words.length)}${behind(attachType, returned)}`;
