@@ -147,6 +147,8 @@ export interface BpfProg {
   /** `BPF_OBJ_GET_INFO_BY_FD`: the program as it was verified, and its machine code with where each instruction begins. */
   readonly xlated?: readonly BpfInsn[];
   readonly jited?: { readonly address: bigint; readonly bytes: Uint8Array; readonly offsets: Int32Array };
+  /** With `Kernel.enableStats`, which was called before it was loaded: how often it ran, and for how long in all, ns. */
+  readonly stats?: { readonly runCount: bigint; readonly runTimeNs: bigint } | undefined;
   /** Runs that did not happen, because the thread was in the program already, or there were too many threads. */
   readonly missed?: bigint;
   /** Who loaded it needs it no more. It stays while links and program arrays have it, and goes with the last of them. */
@@ -288,6 +290,11 @@ export interface Kernel {
   /** How many values a per-CPU map has for each key. */
   readonly possibleCpus: number;
   mapCreate(attr: MapCreateAttr): BpfMap;
+  /**
+   * `BPF_ENABLE_STATS`: programs that are loaded from now on count their runs and time. Throws EOPNOTSUPP where time can't
+   * be measured.
+   */
+  enableStats(): void;
   /** Verifies and compiles. Throws EACCES or EINVAL with the verifier's sentence. */
   progLoad(attr: ProgLoadAttr): BpfProg;
   /** A plain link for one `target`, a multi-link for `targets`. */

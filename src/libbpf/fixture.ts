@@ -117,6 +117,8 @@ export class RecordingKernel implements Kernel {
   #next = 1;
   readonly #patterns: { readonly pattern: LinkPattern; readonly targets: LinkTarget[] }[] = [];
 
+  enableStats(): void {}
+
   mapCreate(attr: MapCreateAttr): RecordedMap {
     const map = new RecordedMap(this.#next++, attr);
     this.created.push(map);

@@ -24,8 +24,10 @@ import type {
   TracingMultiLink,
 } from '../kernel.js';
 import { PreparedText } from './ftrace/text_edit.js';
+import { CycleScale } from './helpers/time.js';
 import { compileProgram } from './jit/compile.js';
 import { CALLER_SAVED } from './jit/register_map.js';
+import { STATISTICS } from './jit/statistics.js';
 import { programContext } from './link/context.js';
 import { Hooks } from './link/hooks.js';
 import type { Link } from './link/link.js';
@@ -65,6 +67,8 @@ export class ProcessKernel implements Kernel {
   readonly #programs = new Set<LoadedProgram>();
   readonly #types = new Map<Module, Btf | undefined>();
   #nextId = 1;
+  /** Programs that are loaded are timed. */
+  #cycles: CycleScale | undefined;
   #closed = false;
 
   /**
@@ -192,6 +196,10 @@ export class ProcessKernel implements Kernel {
     return POSSIBLE_CPUS;
   }
 
+  enableStats(): void {
+    this.#cycles ??= new CycleScale();
+  }
+
   mapCreate(attr: MapCreateAttr): BpfMap {
     const map = createMap(attr, this.#nextId++, this.#arena, this.#runtime.mapSupport);
     this.#maps.set(map.id, map);
@@ -229,7 +237,9 @@ export class ProcessKernel implements Kernel {
         if (map instanceof ProgArray) map.accept(kind);
       }
     const missed = this.#arena.alloc(8);
-    const jited = compileProgram(verified, this.#runtime.jitEnv(maps, missed.address));
+    const scale = this.#cycles;
+    const counters = scale && this.#arena.alloc(STATISTICS.size);
+    const jited = compileProgram(verified, this.#runtime.jitEnv(maps, missed.address, counters?.address));
     const block = this.#code.alloc(jited.size);
     const address = this.#code.addressOf(block);
     const bytes = jited.place(address);
@@ -257,6 +267,7 @@ export class ProcessKernel implements Kernel {
       },
       {
         missed: missed.bytes,
+        statistics: scale && counters && { counters: counters.bytes, scale },
         unload: () => {
           this.#programs.delete(program);
           this.#letTypesGo();
@@ -265,6 +276,7 @@ export class ProcessKernel implements Kernel {
             this.#runtime.removeFaults(address, block.size);
             this.#code.free(block);
             this.#arena.free(missed);
+            if (counters !== undefined) this.#arena.free(counters);
             for (const map of used) map.release?.();
           });
           this.#runtime.expectQuiet();
