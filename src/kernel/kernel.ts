@@ -244,6 +244,8 @@ export interface BpfLink {
   readonly skipped: readonly SkippedFunction[];
   /** How long the machine stood still for the last change, ms. */
   readonly pauseMs: number;
+  /** How long attaching took so far, of all functions that joined, ms. */
+  readonly attachMs: number;
   /** Calls that the program did not see, because the thread was inside it already. */
   readonly missed: bigint;
   info(): LinkInfo;
