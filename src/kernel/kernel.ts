@@ -238,7 +238,7 @@ export interface BpfLink {
   readonly id: number;
   /** The program that it runs now. */
   readonly prog: BpfProg;
-  /** What it is attached to now. */
+  /** What it is attached to now; of a link that was detached, what it was attached to last. */
   readonly targets: readonly LinkTarget[];
   /** What was left out under `skipInvalid`. */
   readonly skipped: readonly SkippedFunction[];
