@@ -122,6 +122,12 @@ export interface ProgLoadAttr {
   readonly lineInfo?: readonly LineInfo[];
   /** The function that it is verified against (`attach_btf_id`); an opaque one where left out. */
   readonly target?: TargetFunction;
+  /**
+   * Without a target: the context has so many words of arguments (1 to 12) and two of the result, which each function's
+   * prototype lays out; words that a function does not have are 0. Left out: the six registers of arguments as they are,
+   * and rax.
+   */
+  readonly argumentWords?: number;
   readonly sleepable?: boolean;
   /** 0 none, 1 the log of a refusal with states at branches, 2 states at every instruction. */
   readonly logLevel?: number;

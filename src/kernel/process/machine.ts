@@ -26,10 +26,10 @@ import type {
 import { PreparedText } from './ftrace/text_edit.js';
 import { compileProgram } from './jit/compile.js';
 import { CALLER_SAVED } from './jit/register_map.js';
+import { programContext } from './link/context.js';
 import { Hooks } from './link/hooks.js';
 import type { Link } from './link/link.js';
 import { MultiLink } from './link/multi_link.js';
-import { OPAQUE_ARGS } from './link/prototype.js';
 import { PlainLink } from './link/tracing_link.js';
 import { findNoticePlaces, LoaderNotice } from './loader_notice.js';
 import { createMap, type BpfMap as ProcessMap } from './maps/map.js';
@@ -210,6 +210,7 @@ export class ProcessKernel implements Kernel {
     const verified = verifyProgram(attr.insns, {
       attachType: attr.attachType,
       prototype,
+      ...(attr.argumentWords === undefined ? {} : { nargs: attr.argumentWords, anyResult: true }),
       maps,
       btf: attr.btf,
       funcInfo: attr.funcInfo,
@@ -220,8 +221,8 @@ export class ProcessKernel implements Kernel {
     this.#runtime.prepare(verified);
     // Whom it calls by a tail call may read and change what any program may.
     const { tailCalls } = verified.needs;
-    const nargs = prototype?.nargs;
-    const kind = { name: attr.name, attachType: attr.attachType, ...(nargs === undefined ? {} : { nargs }) };
+    const context = programContext(verified);
+    const kind = { name: attr.name, attachType: attr.attachType, context };
     if (tailCalls)
       for (const { id } of verified.usedMaps) {
         const map = maps.get(id);
@@ -240,7 +241,7 @@ export class ProcessKernel implements Kernel {
       {
         ...kind,
         id: this.#nextId++,
-        accessedArgs: tailCalls ? [...Array(nargs ?? OPAQUE_ARGS).keys()] : verified.accessedArgs,
+        accessedArgs: tailCalls ? [...context.args.keys()] : verified.accessedArgs,
         jitedSize: jited.size,
         ...(verified.log === undefined ? {} : { log: verified.log }),
         xlated: verified.insns,
@@ -251,7 +252,7 @@ export class ProcessKernel implements Kernel {
         needs: { stack: verified.needs.stack || tailCalls },
         readsReturnValue: verified.readsReturnValue || tailCalls,
         ...(prototype === undefined ? {} : { prototype }),
-        typedArgs: tailCalls ? [...Array(nargs ?? OPAQUE_ARGS).keys()] : verified.typedArgs,
+        typedArgs: tailCalls ? [...context.args.keys()] : verified.typedArgs,
         typedResult: verified.typedResult || tailCalls,
       },
       {

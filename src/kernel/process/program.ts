@@ -3,6 +3,7 @@
  * needs it: whoever loaded it, links, program arrays. Then its code is freed behind a grace period.
  */
 
+import type { CallLayout } from '../../process/symbols/call_layout.js';
 import { BpfError } from '../errno.js';
 import type { AttachType, BpfProg, FunctionPrototype } from '../kernel.js';
 
@@ -11,6 +12,8 @@ export interface LoadedProgram extends BpfProg {
   readonly name: string;
   readonly attachType: AttachType;
   readonly accessedArgs: readonly number[];
+  /** How its context is laid out, and how far it reads. */
+  readonly context: ProgramContext;
   readonly jitedSize: number;
   /** Where its machine code is, in the process. */
   readonly address: bigint;
@@ -20,8 +23,6 @@ export interface LoadedProgram extends BpfProg {
   readonly clobbers: number;
   /** It reads where the traced function's return address is (bpf_get_stack). */
   readonly needs?: { readonly stack: boolean };
-  /** Arguments that its context has in front of the return value, as it was verified; six where left out. */
-  readonly nargs?: number;
   /** It reads the traced function's result. */
   readonly readsReturnValue?: boolean;
   /** What the function takes and returns that it was verified against; `undefined`: an opaque one. */
@@ -74,4 +75,19 @@ export function loadedProgram(parts: ProgramParts, home: ProgramHome): LoadedPro
       release();
     },
   };
+}
+
+/** What a program takes its context for. */
+export interface ProgramContext {
+  /**
+   * `registers`: six integer registers, whatever the function is. `prototype`: what each function's prototype says. `any`:
+   * the same, with zeros behind the words that a function has.
+   */
+  readonly layout: 'registers' | 'prototype' | 'any';
+  /** Words in front of the return value, as it was verified. */
+  readonly words: number;
+  /** Words from the first to the last one that it reads; all that a function has where it reads them by number. */
+  readonly read: number | 'all';
+  /** By position of the argument, as it was verified. */
+  readonly args: CallLayout['args'];
 }

@@ -19,7 +19,7 @@ import type {
   TargetFunction,
 } from '../kernel.js';
 import type { FileTargets } from './file_targets.js';
-import { OPAQUE_ARGS } from './link/prototype.js';
+import { programContext } from './link/context.js';
 import { MapShape } from './maps/shape.js';
 import { POSSIBLE_CPUS } from './threads/layout.js';
 import type { VerifiedProgram } from './verifier/verified.js';
@@ -70,6 +70,7 @@ export class VerifyKernel implements Kernel {
       verified = verifyProgram(attr.insns, {
         attachType: attr.attachType,
         prototype,
+        ...(attr.argumentWords === undefined ? {} : { nargs: attr.argumentWords, anyResult: true }),
         maps,
         btf: attr.btf,
         funcInfo: attr.funcInfo,
@@ -81,8 +82,8 @@ export class VerifyKernel implements Kernel {
       this.judgements.set(attr.name, { verified, timeMs: performance.now() - begin, target, prototype });
     }
     const { tailCalls } = verified.needs;
-    const nargs = prototype?.nargs;
-    const kind = { name: attr.name, attachType: attr.attachType, ...(nargs === undefined ? {} : { nargs }) };
+    const context = programContext(verified);
+    const kind = { name: attr.name, attachType: attr.attachType, context };
     if (tailCalls)
       for (const { id, type } of verified.usedMaps)
         if (type === MAP_TYPE.PROG_ARRAY) maps.get(id)?.accept(kind);
@@ -90,7 +91,7 @@ export class VerifyKernel implements Kernel {
       ...kind,
       id: this.#nextId++,
       // Whom it calls by a tail call may read what any program may.
-      accessedArgs: tailCalls ? [...Array(nargs ?? OPAQUE_ARGS).keys()] : verified.accessedArgs,
+      accessedArgs: tailCalls ? [...context.args.keys()] : verified.accessedArgs,
       jitedSize: 0,
       log: verified.log,
       xlated: verified.insns,

@@ -27,10 +27,10 @@ import type { ProcessTarget, Targets } from '../targets.js';
 import type { ReturnPlace } from '../trampoline/full.js';
 import { disagreement } from './agreement.js';
 import { whyNoReturns } from './call_returns.js';
+import { fits } from './context.js';
 import { type InsidePoints, insidePoints, moveOut } from './inside.js';
 import type { Attached, Link, LinkHost } from './link.js';
 import { freeSession } from './program_lists.js';
-import { laidOutArgs, OPAQUE_ARGS, returnsWord } from './prototype.js';
 import { live } from './refusals.js';
 import { ReturnHooks } from './return_hooks.js';
 import { islandAddress, siteAddress, siteEdits } from './site_edits.js';
@@ -151,7 +151,7 @@ export class Hooks implements LinkHost {
   /** Prepares the process for programs that run at returns: where it has what they need. */
   openReturns(): ReturnPlace {
     this.#returns.open(this.#slots.regions[0], place => {
-      this.#slots.returns = place;
+      this.#slots.codes.returns = place;
       this.onReturns(place);
     });
     return this.#returns.place!;
@@ -200,7 +200,7 @@ export class Hooks implements LinkHost {
     const changes: Change[] = [];
     const change = (hook: Hook, want: LinkTarget): void => {
       const session = program.attachType === 'fsession' ? freeSession(hook.programs) : -1;
-      const refused = noReturns ?? this.#refusal(program, hook);
+      const refused = noReturns ?? this.#refusal(program, link, hook);
       if (refused !== undefined) skip(want, refused);
       else if (session === undefined) skip(want, live('too-many-sessions'));
       else {
@@ -255,9 +255,9 @@ export class Hooks implements LinkHost {
   }
 
   /** Why a program can't run on a function that can be hooked; `undefined` where it can. */
-  #refusal(program: LoadedProgram, hook: Hook): SkipReason | undefined {
+  #refusal(program: LoadedProgram, link: Link, hook: Hook): SkipReason | undefined {
     // Its record and what can be laid out for it go by what the function really takes.
-    if (program.nargs !== undefined || program.attachType === 'fmod_ret')
+    if (program.context.layout !== 'registers' || program.attachType === 'fmod_ret')
       hook.target = this.#withPrototype(hook.target);
     const { owner, aliases, prototype } = hook.target;
     const denied = isAtReturn(program)
@@ -265,7 +265,8 @@ export class Hooks implements LinkHost {
       : undefined;
     if (denied !== undefined) return denied;
     if (program.attachType === 'fmod_ret' && !this.mayModifyReturn(hook.target)) return live('not-allowed');
-    if (!fits(program, hook.target)) return live('arguments');
+    const others = hook.programs.filter(p => p.link !== link).map(p => p.program);
+    if (!fits(program, prototype, others)) return live('arguments');
     const differs = disagreement(program.prototype, prototype, {
       args: program.typedArgs ?? [],
       result: program.typedResult === true || program.attachType === 'fmod_ret',
@@ -284,7 +285,7 @@ export class Hooks implements LinkHost {
       );
     };
     for (const hook of this.#hooksOf(link)) {
-      const refused = noReturns ?? this.#refusal(program, hook);
+      const refused = noReturns ?? this.#refusal(program, link, hook);
       if (refused !== undefined) refuse(hook, refused);
       // It keeps its place, its cookie and its serial: calls under way run it at their return.
       changes.push({ hook, programs: hook.programs.map(p => (p.link === link ? { ...p, program } : p)) });
@@ -477,16 +478,6 @@ export class Hooks implements LinkHost {
 
 function isAtReturn({ attachType }: LoadedProgram): boolean {
   return attachType === 'fexit' || attachType === 'fsession';
-}
-
-/** All that the program reads of a call is where it looks for it. */
-function fits(program: LoadedProgram, { prototype }: ProcessTarget): boolean {
-  const laidOut = laidOutArgs(prototype);
-  if (program.accessedArgs.some(arg => arg >= laidOut)) return false;
-  if (program.attachType === 'fentry') return true;
-  const takesResult = program.readsReturnValue === true || program.attachType === 'fmod_ret';
-  if ((program.nargs ?? OPAQUE_ARGS) > OPAQUE_ARGS) return false;
-  return !takesResult || prototype === undefined || returnsWord(prototype);
 }
 
 /** The sites of islands that are put back, by the island's address. */

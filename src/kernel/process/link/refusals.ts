@@ -13,7 +13,7 @@ export const LIVE_REFUSALS = {
     'its result may not be changed: it is not among the functions that were allowed for modify-return',
   'too-many-sessions': 'it has as many session programs as a call has room for',
   arguments:
-    'the program reads arguments or a result that it does not have, or that are not integers in registers',
+    'the program reads arguments or a result that it does not have, or not where another program on it looks for them',
   prototype: 'its types are not those that the program was verified for',
 } as const;
 

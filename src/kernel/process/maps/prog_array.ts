@@ -6,6 +6,7 @@
 
 import { BpfError } from '../../errno.js';
 import type { BpfProg } from '../../kernel.js';
+import type { ProgramContext } from '../program.js';
 import type { Arena } from '../region/arena.js';
 import { IndexedMap, keyOfIndex } from './array.js';
 import type { MapAttributes } from './attributes.js';
@@ -15,8 +16,8 @@ import { ARRAY, MAP } from './layout.js';
 export interface TailCallee extends BpfProg {
   /** Where a tail call enters it, in the process. */
   readonly tailEntry: bigint;
-  /** How many arguments its context has; those of an array must agree. */
-  readonly nargs?: number;
+  /** How its context is laid out; those of an array must agree. */
+  readonly context?: ContextKind;
   /** One user more, until `release`. */
   hold?(): void;
   release?(): void;
@@ -32,8 +33,10 @@ function isTailCallee(object: unknown): object is TailCallee {
 export interface ProgramKind {
   readonly name: string;
   readonly attachType: string;
-  readonly nargs?: number;
+  readonly context?: ContextKind;
 }
+
+type ContextKind = Pick<ProgramContext, 'layout' | 'words'>;
 
 /** The kind of the programs of one array: that of the first which is in it or calls through it. */
 export class CalleeKind {
@@ -48,8 +51,9 @@ export class CalleeKind {
   accept(program: ProgramKind): void {
     this.#owner ??= program;
     const owner = this.#owner;
-    if (owner.attachType === program.attachType && owner.nargs === program.nargs) return;
-    const kind = (p: ProgramKind): string => `${p.attachType} with ${p.nargs ?? 'unknown'} arguments`;
+    const kind = ({ attachType, context }: ProgramKind): string =>
+      `${attachType} with ${context === undefined || context.layout === 'registers' ? 'unknown' : context.words} arguments`;
+    if (kind(owner) === kind(program)) return;
     throw new BpfError(
       'EINVAL',
       `Program '${program.name}' (${kind(program)}) can not be in map '${this.#map}' with '${owner.name}' (${kind(owner)}); use programs of one kind.`,
