@@ -198,3 +198,27 @@ describe.skipIf(lacking !== undefined)('programs', () => {
     }
   });
 });
+
+test.skipIf(missingCommand('gcc') !== undefined)(
+  'bytes of the process that multitrace borrows for system calls are never replaced',
+  async () => {
+    const program = new Running(compileTarget({ source: 'borrowed.c' }), [], { keepInput: true });
+    try {
+      await program.expectOutput(/^pid \d+\n/);
+      const kernel = new ProcessKernel(openProcess(program.pid));
+      const [tiny, after] = kernel.functionsNamed(['tiny', 'after']).map(([target]) => target);
+      const prog = kernel.progLoad({ name: 'nothing', attachType: 'fentry', insns: nothing(), maps: [] });
+      expect(() => kernel.linkCreate({ prog, target: tiny })).toThrow(/multitrace uses it, to see libraries/);
+      const link = kernel.linkCreate({ prog, target: after });
+      program.say('x');
+      await program.expectOutput(/^called 1\n/m);
+      link.detach();
+      kernel.close();
+      expect(changedCode(program.pid).changed).toEqual([]);
+      program.child.stdin!.end();
+      expect((await program.ended).status).toBe(0);
+    } finally {
+      program.stop();
+    }
+  },
+);
