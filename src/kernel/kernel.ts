@@ -246,12 +246,14 @@ export interface BpfLink {
   readonly id: number;
   /** The program that it runs now. */
   readonly prog: BpfProg;
-  /** What it is attached to now. */
+  /** What it is attached to now; of a link that was detached, what it was attached to last. */
   readonly targets: readonly LinkTarget[];
   /** What was left out under `skipInvalid`. */
   readonly skipped: readonly SkippedFunction[];
   /** How long the machine stood still for the last change, ms. */
   readonly pauseMs: number;
+  /** How long attaching took so far, of all functions that joined, ms. */
+  readonly attachMs: number;
   /** Calls that the program did not see, because the thread was inside it already. */
   readonly missed: bigint;
   info(): LinkInfo;

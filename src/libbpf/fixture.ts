@@ -157,6 +157,7 @@ export class RecordingKernel implements Kernel {
       targets,
       skipped: [],
       pauseMs: 0,
+      attachMs: 0,
       missed: 0n,
       info: () => {
         throw new Error('no link of this machine tells of itself');

@@ -307,6 +307,11 @@ export class ProcessKernel implements Kernel {
     if ([...this.#programs].every(({ prototype }) => prototype === undefined)) this.#types.clear();
   }
 
+  /** How many modules' types are kept. */
+  get heldTypes(): number {
+    return [...this.#types.values()].filter(types => types !== undefined).length;
+  }
+
   moduleTypes(module: string): Btf | undefined {
     const found = this.#targets.modules.find(m => m.name === module);
     return found && this.#typesOf(found);
