@@ -628,8 +628,10 @@ export class TracedProcess {
   alive(): boolean {
     if (this.#gone) return false;
     const state = threadState(this.pid, this.pid);
+    // One that is dying gives its memory back before it is a zombie.
     // A main thread may end before the others: then it is a zombie with live siblings.
-    if (state === undefined || ('ZX'.includes(state) && this.threads().length <= 1)) {
+    const ended = state === undefined || ('ZX'.includes(state) && this.threads().length <= 1);
+    if (ended || programIdentity(this.task) === '') {
       this.#gone = true;
       return false;
     }
@@ -709,7 +711,7 @@ export function programIdentity(pid: number): string {
 export function openProcess(pid: number): TracedProcess {
   const state = threadState(pid, pid);
   const target = new TracedProcess(pid, false);
-  if (state === undefined || !target.alive())
+  if (state === undefined || ('ZX'.includes(state) && target.threads().length <= 1))
     throw new BpfError('ESRCH', `there is no process ${pid}; see \`ps -e\` for those that run`);
   const owner = /^Tgid:\s+(\d+)/m.exec(statusOf(pid))?.[1];
   if (owner !== undefined && owner !== String(pid))

@@ -5,7 +5,10 @@
 #include "../rounds.h"
 #include <pthread.h>
 
-enum { FRAMES = 100000, THREADS = 4 };
+#ifndef FRAMES
+#define FRAMES 100000
+#endif
+enum { THREADS = 4 };
 
 TRACED unsigned deep(unsigned n) {
   ENTER(deep);
@@ -48,7 +51,7 @@ static unsigned with_threads(int threads) {
   pthread_t ids[THREADS];
   pthread_attr_t large;
   pthread_attr_init(&large);
-  pthread_attr_setstacksize(&large, 64 << 20);
+  pthread_attr_setstacksize(&large, FRAMES * 200ul + (8 << 20));
   for (long i = 0; i < threads; i++) pthread_create(&ids[i], &large, on_large_stack, (void *)i);
   unsigned sum = 0;
   for (int i = 0; i < threads; i++) {

@@ -66,7 +66,7 @@ const PLACES = 64;
  * From each place to the next it is so many times as far as before, from 1 on: the first few are near the word's first
  * place, the others all over the table, since deep stacks fill whole stretches of it.
  */
-const STEP_FACTOR = 5;
+const STEP_FACTOR = 5; // rdi + 4 * rdi
 const LAST_STEP = Array.from({ length: PLACES }).reduce<number>(step => Math.imul(step, STEP_FACTOR), 1);
 const GOLDEN = 0x9e37_79b9;
 /** The entries of one word at other depths are further on. */
@@ -123,7 +123,7 @@ function emitHash(a: Assembler, place: CallTablePlace): void {
 /** Goes on with the next place at `probe`, or falls through behind the last one. */
 function emitNextPlace(a: Assembler, probe: Label): void {
   a.add(r9, rdi, 4);
-  a.lea(rdi, mem(rdi, 0, rdi, STEP_FACTOR - 1));
+  a.lea(rdi, mem(rdi, 0, rdi, 4));
   a.cmp(rdi, LAST_STEP, 4);
   a.jcc('ne', probe);
 }
