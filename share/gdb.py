@@ -16,7 +16,7 @@ import gdb.unwinder
 # The first words of a data region: open_mark.ts.
 MARKS = (0x6D746F70656E0001, 0x6D746F70656E0000)
 # call_table.ts and return.ts.
-ENTRY_SIZE = 192
+ENTRY_SIZE = 256
 CHUNK = 64
 PLACES = 64
 STEP_FACTOR = 5
