@@ -301,6 +301,14 @@ export class ProcessKernel implements Kernel {
     return found && this.#typesOf(found);
   }
 
+  /** Bytes of the shared memory that are in use: code (programs, trampolines, slots), and data. */
+  get bytesInUse(): { readonly code: number; readonly data: number } {
+    return {
+      code: this.#hooks.regions.reduce((sum, region) => sum + region.inUse, 0),
+      data: this.#arena.inUse,
+    };
+  }
+
   /** Whether a program is loaded that prints. */
   get mayPrint(): boolean {
     return this.#runtime.mayPrint;
