@@ -88,6 +88,7 @@ export class ProcessKernel implements Kernel {
     this.#targets = new Targets(this.#stopper);
     const places = findNoticePlaces(this.#targets);
     const { modules } = this.#targets;
+    if (modules.length === 0 && !process.alive()) throw process.goneError();
     if (modules.length === 0) throw nothingToTrace(this.#targets, process.pid);
     // Places are all in one module: the linker, or the static program.
     const low = places[0]?.low ?? modules[0].start;
@@ -317,6 +318,14 @@ export class ProcessKernel implements Kernel {
     return found && this.#typesOf(found);
   }
 
+  /** Bytes of the shared memory that are in use: code (programs, trampolines, slots), and data. */
+  get bytesInUse(): { readonly code: number; readonly data: number } {
+    return {
+      code: this.#hooks.regions.reduce((sum, region) => sum + region.inUse, 0),
+      data: this.#arena.inUse,
+    };
+  }
+
   /** Whether a program is loaded that prints. */
   get mayPrint(): boolean {
     return this.#runtime.mayPrint;
@@ -401,7 +410,7 @@ export class ProcessKernel implements Kernel {
       }
     } catch (cause) {
       // It ended or execed meanwhile: nothing of ours is left in it.
-      if (!(cause instanceof BpfError) || !this.void) throw cause;
+      if (!(cause instanceof BpfError) || (this.process.alive() && !this.void)) throw cause;
     } finally {
       this.#runtime.abandon();
     }

@@ -42,6 +42,7 @@ export class Stopper {
     this.process = process;
     this.#image = process.image;
     const gadgets = findGadgets(process, readMappings(process.task));
+    if (gadgets === undefined && !process.alive()) throw process.goneError();
     if (gadgets === undefined)
       throw new BpfError(
         'ENOEXEC',

@@ -61,8 +61,14 @@ export const LIVE = 1;
 export const DEPTH_SHIFT = 48;
 /** Entries for one byte of `touched`. */
 export const CHUNK = 64;
-/** An entry is at most so many places behind where its word hashes to. */
-const WINDOW = 64;
+/** An entry is at one of so many places. */
+const PLACES = 64;
+/**
+ * From each place to the next it is so many times as far as before, from 1 on: the first few are near the word's first
+ * place, the others all over the table, since deep stacks fill whole stretches of it.
+ */
+const STEP_FACTOR = 5; // rdi + 4 * rdi
+const LAST_STEP = Array.from({ length: PLACES }).reduce<number>(step => Math.imul(step, STEP_FACTOR), 1);
 const GOLDEN = 0x9e37_79b9;
 /** The entries of one word at other depths are further on. */
 const DEPTH_STEP = 8;
@@ -85,9 +91,20 @@ export function entriesAddress({ address, entries }: CallTablePlace): bigint {
   return address + BigInt(entries / CHUNK);
 }
 
+/** The places where the entry of a word's call may be, in the order in which they are looked at. */
+export function* callPlaces(word: bigint, depth: number, entries: number): Iterable<number> {
+  const block = Number(BigInt.asUintN(32, word >> BigInt(BLOCK_SHIFT)));
+  const first = Number(BigInt.asUintN(32, word >> BigInt(WORD_SHIFT))) + depth * DEPTH_STEP;
+  let place = (Math.imul(block, GOLDEN) + first) | 0;
+  for (let step = 1; step !== LAST_STEP; step = Math.imul(step, STEP_FACTOR)) {
+    yield place & (entries - 1);
+    place = (place + step) | 0;
+  }
+}
+
 /**
  * Both below begin so: rdx = stack word, r8 = depth. Leaves the live key in r10, the place in r9, the entries' address in
- * r11, and in rdi how many places there are to look at.
+ * r11, and in rdi how far it is to the next place.
  */
 function emitHash(a: Assembler, place: CallTablePlace): void {
   a.mov(r10, r8);
@@ -101,7 +118,15 @@ function emitHash(a: Assembler, place: CallTablePlace): void {
   a.add(r9, rcx, 4);
   a.lea(r9, mem(r9, 0, r8, DEPTH_STEP));
   a.movImm64(r11, entriesAddress(place));
-  a.mov(rdi, WINDOW, 4);
+  a.mov(rdi, 1, 4);
+}
+
+/** Goes on with the next place at `probe`, or falls through behind the last one. */
+function emitNextPlace(a: Assembler, probe: Label): void {
+  a.add(r9, rdi, 4);
+  a.lea(rdi, mem(rdi, 0, rdi, 4));
+  a.cmp(rdi, LAST_STEP, 4);
+  a.jcc('ne', probe);
 }
 
 /** rcx = the entry at place r9. */
@@ -131,9 +156,7 @@ export function emitClaimCall(a: Assembler, place: CallTablePlace, full: Label):
   // Left by a call that never returned.
   a.cmp(rax, r10);
   a.jcc('e', taken);
-  a.inc(r9, 4);
-  a.dec(rdi, 4);
-  a.jcc('ne', probe);
+  emitNextPlace(a, probe);
   a.jmp(full);
   a.bind(fresh);
   a.mov(rax, r9, 4);
@@ -161,9 +184,7 @@ export function emitFindCall(a: Assembler, place: CallTablePlace, lost: Label, e
     a.mov(rax, mem(rcx));
     a.cmp(rax, r10);
     a.jcc('e', hit);
-    a.inc(r9, 4);
-    a.dec(rdi, 4);
-    a.jcc('ne', probe);
+    emitNextPlace(a, probe);
   };
   search(found);
   if (ended !== undefined) search(ended);

@@ -12,6 +12,7 @@ import {
   CALL,
   type CallTablePlace,
   CHUNK,
+  callPlaces,
   DEPTH_SHIFT,
   entriesAddress,
   LIVE,
@@ -79,7 +80,7 @@ export function settleCalls(
     const hooked = Number.isInteger(top) && top >= 0 && top < MOST_DEPTH;
     const chain: Call[] = [];
     for (const call of calls) {
-      if (hooked && call.depth <= top) chain[call.depth] ??= call;
+      if (hooked && call.depth <= top) chain[call.depth] = theFirst(chain[call.depth], call, table);
       else if (quiet) {
         free(call);
         freed++;
@@ -111,6 +112,17 @@ export function settleCalls(
     );
   }
   return { pending, released, freed };
+}
+
+/** Of two entries of one word and depth the one that the process finds: the other was left by a call that never returned. */
+function theFirst(a: Call | undefined, b: Call, table: CallTablePlace): Call {
+  if (a === undefined) return b;
+  for (const place of callPlaces(a.key & WORD_MASK, a.depth, table.entries)) {
+    const entry = entriesAddress(table) + BigInt(place * CALL.size);
+    if (entry === a.entry) return a;
+    if (entry === b.entry) return b;
+  }
+  return a;
 }
 
 function* liveCalls(process: TracedProcess, table: CallTablePlace): Iterable<Call> {

@@ -118,7 +118,7 @@ export class Hooks implements LinkHost {
 
   /** No thread of the stopped process is in code of ours, now, when it returns from a signal handler, or from a call. */
   isQuiet(stop: Stop): boolean {
-    const quiet = this.#slots.isQuiet(stop);
+    const quiet = this.#slots.threadsInside(stop).size === 0;
     return this.#returns.settle(stop, quiet) === 0 && quiet;
   }
 
@@ -390,12 +390,12 @@ export class Hooks implements LinkHost {
     }
   }
 
-  /** Takes programs that left off the calls under way, and ends the grace period where no thread is in code of ours. */
+  /** Takes programs that left off the calls under way, and ends grace periods. */
   lookForQuiet(stop: Stop): void {
     if (!this.grace.waitsForQuiet) return;
-    const quiet = this.#slots.isQuiet(stop);
-    this.#returns.settle(stop, quiet);
-    if (quiet) this.grace.quiet();
+    const inside = this.#slots.threadsInside(stop);
+    this.#returns.settle(stop, inside.size === 0);
+    this.grace.look(inside);
   }
 
   #prepare(changes: readonly Change[]): PreparedChange[] {

@@ -13,7 +13,7 @@ import type { GracePeriod } from '../grace.js';
 import { writeLists } from '../kfunc_md/lists.js';
 import { ENTRY, type RecordEntry, writeEntries, writeRecord } from '../kfunc_md/record.js';
 import type { LoadedProgram } from '../program.js';
-import { isQuiet } from '../quiet.js';
+import { threadsInside } from '../quiet.js';
 import type { Arena, Block } from '../region/arena.js';
 import { type CodeBlock, CodeRegion } from '../region/code_region.js';
 import type { Stop, Stopper } from '../stopper.js';
@@ -145,9 +145,9 @@ export class Slots {
     if (more !== undefined) this.#grace.whenAlone(() => this.#arena.free(more));
   }
 
-  /** No thread of the stopped process is in code of ours, now or when it returns from a signal handler. */
-  isQuiet(stop: Stop): boolean {
-    return isQuiet(this.#stopper.process, stop, this.#regions);
+  /** The threads of the stopped process that are in code of ours, now or when they return from a signal handler. */
+  threadsInside(stop: Stop): Set<number> {
+    return threadsInside(this.#stopper.process, stop, this.#regions);
   }
 
   /** Places of functions of modules that were unmapped may be anyone's. */
