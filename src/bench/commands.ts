@@ -1,8 +1,8 @@
 /** Other programs that the benchmark runs: where they are, and running them with a limit of time. */
 
-import { spawn } from 'node:child_process';
+import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { delimiter, join } from 'node:path';
+import { basename, delimiter, join } from 'node:path';
 
 /** The file that a command's name stands for, if any. */
 export function commandPath(command: string): string | undefined {
@@ -45,4 +45,73 @@ export function runCommand(
       resolve({ status, stdout, stderr });
     });
   });
+}
+
+/** A command that runs beside us and is talked to; it is killed where it does not do what is waited for in time. */
+export class RunningCommand {
+  readonly #child: ChildProcessWithoutNullStreams;
+  readonly #ended: Promise<void>;
+  readonly #name: string;
+  #output = '';
+  #over = false;
+
+  constructor([file, ...args]: readonly string[]) {
+    this.#name = basename(file);
+    this.#child = spawn(file, args);
+    for (const stream of [this.#child.stdout, this.#child.stderr])
+      stream.on('data', data => {
+        this.#output += data;
+      });
+    this.#child.stdin.on('error', () => {});
+    this.#ended = new Promise(resolve => {
+      const gone = (): void => {
+        this.#over = true;
+        resolve();
+      };
+      this.#child.on('error', gone);
+      this.#child.on('close', gone);
+    });
+  }
+
+  /** Everything that it has printed. */
+  get output(): string {
+    return this.#output;
+  }
+
+  write(line: string): void {
+    this.#child.stdin.write(`${line}\n`);
+  }
+
+  /** Ctrl-C. */
+  interrupt(): void {
+    this.#child.kill('SIGINT');
+  }
+
+  /** Waits till `done` says so; what it printed in the case of a failure is in the error. */
+  async until(what: string, done: () => boolean, timeoutMs = 15_000): Promise<void> {
+    const end = performance.now() + timeoutMs;
+    while (!done()) {
+      const late = performance.now() > end;
+      if (late || this.#over) {
+        this.kill();
+        const words = this.#output.split('\n').filter(line => line.trim() !== '');
+        throw new Error(
+          `${this.#name} ${late ? `had not ${what} after ${timeoutMs / 1000} s` : `ended: ${words.at(-1) ?? 'it said nothing'}`}`,
+        );
+      }
+      await new Promise(resolve => setTimeout(resolve, 5));
+    }
+  }
+
+  /** Waits till it has ended, and kills it where it does not. */
+  async end(timeoutMs = 15_000): Promise<void> {
+    this.#child.stdin.end();
+    const timer = setTimeout(() => this.kill(), timeoutMs);
+    await this.#ended;
+    clearTimeout(timer);
+  }
+
+  kill(): void {
+    this.#child.kill('SIGKILL');
+  }
 }

@@ -6,7 +6,7 @@ import { ProgramBuilder, R0, R1, R2, R10 } from '../bpf/builder.js';
 import { HELPER } from '../bpf/helpers.js';
 import type { BpfInsn } from '../bpf/instruction.js';
 import { MAP_TYPE } from '../bpf/map_type.js';
-import type { AttachType, BpfMap, BpfProg } from '../kernel/kernel.js';
+import type { AttachType, BpfMap, BpfProg, TracingMultiLink } from '../kernel/kernel.js';
 import { ProcessKernel } from '../kernel/process/machine.js';
 import type { ProcessTarget } from '../kernel/process/targets.js';
 import { openProcess } from '../process/process.js';
@@ -58,7 +58,7 @@ export class OurMachine {
       insns: countProgram(map, attachType === 'fmod_ret' ? MODIFIED : 0),
       maps: [map],
     });
-    return this.link(prog, name, through, () => slot(map, 0));
+    return this.link(prog, name, through, () => slotOf(map, 0));
   }
 
   /** Counts every function of the process; the count is that of `name`. */
@@ -113,8 +113,16 @@ export class OurMachine {
     const rest =
       through === 'multi-all' ? this.attachable().filter(f => f.address !== first.address) : others;
     const targets = [first, ...rest].map((target, i) => ({ target, cookie: BigInt(i) }));
-    const link = this.kernel.linkCreate({ prog, targets, skipInvalid: through === 'multi-all' });
+    const link =
+      through === 'plain'
+        ? this.plain(prog, first, 0n)
+        : this.kernel.linkCreate({ prog, targets, skipInvalid: through === 'multi-all' });
     return { count, detach: () => link.detach() };
+  }
+
+  /** A plain link. */
+  plain(prog: BpfProg, target: ProcessTarget, cookie: bigint): TracingMultiLink {
+    return this.kernel.linkCreate({ prog, targets: [{ target, cookie }] });
   }
 
   close(): void {
@@ -123,7 +131,7 @@ export class OurMachine {
 }
 
 /** Value of a slot of an array that has one u64 each; the map is given back. */
-function slot(map: BpfMap, index: number): number {
+export function slotOf(map: BpfMap, index: number): number {
   const key = new Uint8Array(4);
   new DataView(key.buffer).setUint32(0, index, true);
   const value = map.lookup(key)!;
