@@ -179,7 +179,7 @@ export async function measureAttaching(
       try {
         const sample = await attachOnce(row, setup);
         row.samples.set(round, sample);
-        if (row.functions >= 10)
+        if (row.functions >= 10 && (row.way === 'plain' || row.way === 'uprobe'))
           perFunctionMs.set(row.way, (sample.attachMs + sample.detachMs) / row.functions);
       } catch (cause) {
         if (!(cause instanceof NotHere)) throw cause;

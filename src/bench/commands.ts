@@ -4,9 +4,14 @@ import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { basename, delimiter, join } from 'node:path';
 
-/** The file that a command's name stands for, if any. */
-export function commandPath(command: string): string | undefined {
-  const folders = (process.env.PATH ?? '').split(delimiter);
+/** Not in the terminal's group: Ctrl-C is for us to deal with. */
+export const OWN_GROUP = { detached: true } as const;
+
+/** The file that a command's name stands for, if any, in these folders or those of PATH. */
+export function commandPath(
+  command: string,
+  folders: readonly string[] = (process.env.PATH ?? '').split(delimiter),
+): string | undefined {
   return folders.map(folder => join(folder, command)).find(path => existsSync(path));
 }
 
@@ -24,7 +29,7 @@ export function runCommand(
   input = '',
 ): Promise<CommandResult> {
   return new Promise((resolve, reject) => {
-    const child = spawn(file, args);
+    const child = spawn(file, args, OWN_GROUP);
     const timer = setTimeout(() => child.kill('SIGKILL'), timeoutMs);
     let stdout = '';
     let stderr = '';
@@ -57,7 +62,7 @@ export class RunningCommand {
 
   constructor([file, ...args]: readonly string[]) {
     this.#name = basename(file);
-    this.#child = spawn(file, args);
+    this.#child = spawn(file, args, OWN_GROUP);
     for (const stream of [this.#child.stdout, this.#child.stderr])
       stream.on('data', data => {
         this.#output += data;

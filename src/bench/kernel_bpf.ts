@@ -5,9 +5,12 @@
 
 import { existsSync, readFileSync } from 'node:fs';
 import { encodeProgram } from '../bpf/encoding.js';
+import type { BpfInsn } from '../bpf/instruction.js';
+import { MAP_TYPE } from '../bpf/map_type.js';
 import { addressOf, SYS, SystemError, systemCall } from '../ffi/libc.js';
 import { errnoName } from '../kernel/errno.js';
 import { countProgram } from '../tools/count.js';
+import { countPerThreadProgram } from './our_machine.js';
 import { NotHere } from './row.js';
 
 const SYS_BPF = 321;
@@ -18,7 +21,6 @@ const BPF = {
   MAP_LOOKUP_ELEM: 1,
   PROG_LOAD: 5,
   LINK_CREATE: 28,
-  MAP_TYPE_ARRAY: 2,
   PROG_TYPE_KPROBE: 2,
   PERF_EVENT: 41,
   TRACE_UPROBE_MULTI: 48,
@@ -63,16 +65,28 @@ function here<T>(work: () => T): T {
   }
 }
 
+/** CPUs that the kernel has values for, from a list such as 0-3,8. */
+function possibleCpus(): number {
+  const list = readFileSync('/sys/devices/system/cpu/possible', 'utf8').trim();
+  return Math.max(...list.split(/[-,]/).map(Number)) + 1;
+}
+
 /** The counting program in the kernel, and what it is attached to. */
 export class KernelCounter implements Disposable {
   readonly #map: number;
+  /** Values of a key: one, or one for each CPU. */
+  readonly #values: number;
+  readonly #insns: (map: { readonly id: number }) => BpfInsn[];
   readonly #programs = new Map<number, number>();
   #links: number[] = [];
 
-  constructor(slots: number) {
+  /** `perThread`: by a map with a value for each CPU, without a lock. */
+  constructor(slots: number, perThread = false) {
+    this.#values = perThread ? possibleCpus() : 1;
+    this.#insns = perThread ? countPerThreadProgram : countProgram;
     this.#map = here(() => {
       const create = Buffer.alloc(ATTR_BYTES);
-      [BPF.MAP_TYPE_ARRAY, 4, 8, slots].forEach((word, i) => {
+      [perThread ? MAP_TYPE.PERCPU_ARRAY : MAP_TYPE.ARRAY, 4, 8, slots].forEach((word, i) => {
         create.writeUInt32LE(word, i * 4);
       });
       return bpf('BPF_MAP_CREATE', BPF.MAP_CREATE, create);
@@ -83,7 +97,7 @@ export class KernelCounter implements Disposable {
   #program(attachType: number): number {
     let fd = this.#programs.get(attachType);
     if (fd === undefined) {
-      const insns = Buffer.from(encodeProgram(countProgram({ id: this.#map })));
+      const insns = Buffer.from(encodeProgram(this.#insns({ id: this.#map })));
       const license = Buffer.from('GPL\0');
       const load = Buffer.alloc(ATTR_BYTES);
       load.writeUInt32LE(BPF.PROG_TYPE_KPROBE, LOAD.type);
@@ -151,14 +165,16 @@ export class KernelCounter implements Disposable {
   /** What was counted under a cookie. */
   count(cookie: number): number {
     const key = Buffer.alloc(4);
-    const value = Buffer.alloc(8);
+    const values = Buffer.alloc(8 * this.#values);
     key.writeUInt32LE(cookie);
     const attr = Buffer.alloc(ATTR_BYTES);
     attr.writeUInt32LE(this.#map, 0);
     attr.writeBigUInt64LE(addressOf(key), 8);
-    attr.writeBigUInt64LE(addressOf(value), 16);
+    attr.writeBigUInt64LE(addressOf(values), 16);
     bpf('BPF_MAP_LOOKUP_ELEM', BPF.MAP_LOOKUP_ELEM, attr);
-    return Number(value.readBigUInt64LE(0));
+    let sum = 0n;
+    for (let at = 0; at < values.length; at += 8) sum += values.readBigUInt64LE(at);
+    return Number(sum);
   }
 
   [Symbol.dispose](): void {

@@ -72,17 +72,11 @@ export class OurMachine {
   }
 
   /** Counts by a map that has a value for each thread. */
-  countPerThread(name: string): Attached {
-    const map = this.kernel.mapCreate({
-      type: MAP_TYPE.PERCPU_ARRAY,
-      name: 'counts',
-      keySize: 4,
-      valueSize: 8,
-      maxEntries: 1,
-    });
+  countPerThread(attachType: AttachType, name: string): Attached {
+    const map = this.countsPerThread();
     const prog = this.kernel.progLoad({
       name: 'count_percpu',
-      attachType: 'fentry',
+      attachType,
       insns: countPerThreadProgram(map),
       maps: [map],
     });
@@ -94,6 +88,16 @@ export class OurMachine {
       for (let at = 0; at < values.length; at += 8) sum += view.getBigUint64(at, true);
       map.free();
       return Number(sum);
+    });
+  }
+
+  countsPerThread(): BpfMap {
+    return this.kernel.mapCreate({
+      type: MAP_TYPE.PERCPU_ARRAY,
+      name: 'counts',
+      keySize: 4,
+      valueSize: 8,
+      maxEntries: 1,
     });
   }
 

@@ -21,6 +21,8 @@ export interface Attached {
   readonly target?: Target;
   /** Events that were seen since it was attached, asked once, after `detach`; `undefined` where nothing counts. */
   count?(): number | Promise<number>;
+  /** Called after each run: a sample is several runs then, where `mostCalls` keeps one run short. */
+  between?(): void;
   /** Takes the hook away. */
   detach(): void | Promise<void>;
 }

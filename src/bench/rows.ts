@@ -92,13 +92,15 @@ const OURS: readonly Row[] = [
     ),
     attach: ({ ours: machine }) => machine.countAll(TARGET),
   },
-  {
-    name: 'fentry-multi-thread',
-    what: 'fentry-multi with a counter for each thread (BPF_MAP_TYPE_PERCPU_ARRAY), without a lock',
-    group: 'ours',
-    calls: TARGET,
-    attach: ({ ours: machine }) => machine.countPerThread(TARGET),
-  },
+  ...(['fentry', 'fexit'] as const).map(
+    (kind): Row => ({
+      name: `${kind}-multi-thread`,
+      what: `${kind}-multi with a counter for each thread (BPF_MAP_TYPE_PERCPU_ARRAY), without a lock`,
+      group: 'ours',
+      calls: TARGET,
+      attach: ({ ours: machine }) => machine.countPerThread(kind, TARGET),
+    }),
+  ),
 ];
 
 async function limit(command: string, { target }: Round): Promise<Attached> {
@@ -129,14 +131,19 @@ const LIMITS: readonly Row[] = [
 ];
 
 /** A kernel probe with the counting program in kernel BPF. */
-function probe(name: string, what: string, calls: string, atReturn: boolean, multi: boolean): Row {
+function probe(
+  name: string,
+  what: string,
+  calls: string,
+  { atReturn = false, multi = false, perThread = false } = {},
+): Row {
   return {
     name,
     what: `kernel ${what}, the counting program in kernel BPF`,
     group: 'peer',
     calls,
     attach: ({ target: { pid }, program }) => {
-      const counter = new KernelCounter(1);
+      const counter = new KernelCounter(1, perThread);
       const offset = program.fileOffset(calls);
       try {
         if (multi)
@@ -158,13 +165,15 @@ function probe(name: string, what: string, calls: string, atReturn: boolean, mul
 }
 
 const PROBES: readonly Row[] = [
-  probe('uprobe', 'uprobe (int3)', TARGET, false, false),
-  probe('uprobe-nop5', 'uprobe on a nop of 5 bytes', 'nop5', false, false),
-  probe('uretprobe', 'uretprobe', TARGET, true, false),
-  probe('uretprobe-nop5', 'uretprobe on a nop of 5 bytes', 'nop5', true, false),
-  probe('uprobe-multi', 'uprobe-multi link', TARGET, false, true),
-  probe('uprobe-multi-nop5', 'uprobe-multi link on a nop of 5 bytes', 'nop5', false, true),
-  probe('uretprobe-multi', 'uprobe-multi link at return', TARGET, true, true),
+  probe('uprobe', 'uprobe (int3)', TARGET),
+  probe('uprobe-nop5', 'uprobe on a nop of 5 bytes', 'nop5'),
+  probe('uretprobe', 'uretprobe', TARGET, { atReturn: true }),
+  probe('uretprobe-nop5', 'uretprobe on a nop of 5 bytes', 'nop5', { atReturn: true }),
+  probe('uprobe-multi', 'uprobe-multi link', TARGET, { multi: true }),
+  probe('uprobe-multi-nop5', 'uprobe-multi link on a nop of 5 bytes', 'nop5', { multi: true }),
+  probe('uretprobe-multi', 'uprobe-multi link at return', TARGET, { atReturn: true, multi: true }),
+  probe('uprobe-thread', 'uprobe (int3), a counter for each CPU', TARGET, { perThread: true }),
+  probe('uretprobe-thread', 'uretprobe, a counter for each CPU', TARGET, { atReturn: true, perThread: true }),
 ];
 
 /** What more threads make of it. The same function and different ones; the counter of each thread its own, or one for all. */
@@ -174,7 +183,7 @@ const PRODUCERS: readonly Row[] = (
     [
       'fentry-multi-thread',
       'a counter for each thread',
-      ({ ours: m }: Round, calls: string) => m.countPerThread(calls),
+      ({ ours: m }: Round, calls: string) => m.countPerThread('fentry', calls),
     ],
   ] as const
 ).flatMap(([name, what, attach]) =>
@@ -214,7 +223,9 @@ const SHARED: readonly Row[] = [
     attach: round => limit('limit', round),
   },
   {
-    ...probe('uprobe@2-same', 'uprobe (int3) under two threads', TARGET, false, false),
+    ...probe('uprobe@2-same', 'uprobe (int3) under two threads, a counter for each CPU', TARGET, {
+      perThread: true,
+    }),
     group: 'producers',
     threads: 2,
   },

@@ -11,10 +11,12 @@ import { createInterface, type Interface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { ElfFile } from '../elf/file.js';
 import { BpfError } from '../kernel/errno.js';
-import { commandPath } from './commands.js';
+import { commandPath, OWN_GROUP } from './commands.js';
 
 const SOURCE = fileURLToPath(new URL('../../bench/targets/traced.c', import.meta.url));
 const ANSWER_MS = 120_000;
+/** A child of this node can't be followed (its events would go to node); a shell's child can. */
+const NOT_OUR_CHILD = 'exec 3<&0; "$@" <&3 3<&- & exec 3<&-; wait';
 
 /** What `Target.run` did. */
 export interface Run {
@@ -62,7 +64,7 @@ export class TracedProgram implements Disposable {
 
   /** Starts it, with libraries that it loads. */
   async start(libraries: readonly string[] = []): Promise<Target> {
-    return Target.start([this.path, ...libraries]);
+    return Target.start(['/bin/sh', '-c', NOT_OUR_CHILD, 'sh', this.path, ...libraries]);
   }
 
   [Symbol.dispose](): void {
@@ -94,7 +96,7 @@ export class Target {
   }
 
   private constructor([file, ...args]: readonly string[]) {
-    this.#child = spawn(file, args);
+    this.#child = spawn(file, args, OWN_GROUP);
     this.#child.stderr.on('data', data => {
       this.#stderr += data;
     });
