@@ -129,7 +129,7 @@ interface Ran extends Work {
 
 async function untraced(workload: Workload, path: string, share: number): Promise<Ran> {
   const done = await runCommand([path, ...workload.args(share)], LIMIT_MS, workload.input?.(share));
-  return understood(workload, done, done.stdout);
+  return understood(workload, done, done.stdout + done.stderr);
 }
 
 async function traced(workload: Workload, path: string, share: number) {
