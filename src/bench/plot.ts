@@ -146,7 +146,7 @@ function curves(attaching: readonly AttachResult[], top: number): { svg: string;
   let free = first;
   for (const { y, way } of labels) {
     const place = Math.max(free, y);
-    svg += text(right + 14, place + 4, WAYS[way], `fill="${LINES[way]}"`);
+    svg += text(right + 14, place + 4, WAYS[way], `style="fill:${LINES[way]}"`);
     free = place + 18;
   }
   return { svg, height: bottom + 28 - top };
