@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { REFUSALS } from '../src/kernel/process/ftrace/patch_site.js';
-import { LIVE_REFUSALS } from '../src/kernel/process/link/hooks.js';
+import { LIVE_REFUSALS } from '../src/kernel/process/link/refusals.js';
 import { run } from './support/command.js';
 import { ROOT } from './support/paths.js';
 

@@ -3,7 +3,7 @@
  * harms the process, so only `compileProgram` makes them, of what the verifier passed, and tests.
  */
 
-import { argumentCount } from '../verifier/environment.js';
+import { argumentWords } from '../verifier/environment.js';
 import type { VerifiedProgram } from '../verifier/verifier.js';
 
 /** A function of the program: the main program, a subprogram or a callback. */
@@ -72,6 +72,6 @@ export function factsOf(program: VerifiedProgram): ProgramFacts {
     needs,
     mayOverride: traces && attachType === 'fmod_ret',
     hasResult: !traces || attachType === 'fmod_ret',
-    returnAt: traces && attachType !== 'fentry' ? argumentCount(env) : undefined,
+    returnAt: traces && attachType !== 'fentry' ? argumentWords(env) : undefined,
   };
 }

@@ -13,9 +13,9 @@
  *                8  original   the return address that was replaced
  *               16  serial     of the lists when the function was entered
  *               24  the frame of frame.ts: isReturn, cookie, stack word, item, record
- *               64  arguments and return value (the context)
- *              120  swapped    what the return value stands in place of, while a program runs
- *              128  session cookies
+ *               64  words of arguments, and of the result behind them (the context)
+ *              176  swapped    what the two words of the result stand in place of, while a program runs
+ *              192  session cookies
  *
  * Depth: a function that was called by a tail call (`jmp`) from a traced one finds our trampoline for its return
  * address. It has an entry of its own, one deeper, and a trampoline of its own, which returns to the other one.
@@ -47,9 +47,10 @@ export const CALL = {
   stack: CALL_CONTEXT + FRAME.stack,
   item: CALL_CONTEXT + FRAME.entry,
   record: CALL_CONTEXT + FRAME.record,
-  swapped: 120,
-  sessions: 128,
-  size: 192,
+  swapped: 176,
+  swappedSecond: 184,
+  sessions: 192,
+  size: 256,
 } as const;
 
 /** Programs with a session cookie that one function can have. */
@@ -68,7 +69,7 @@ const DEPTH_STEP = 8;
 /** Consecutive stack words have consecutive entries; each stretch of 64 KiB of stack begins elsewhere. */
 const BLOCK_SHIFT = 16;
 const WORD_SHIFT = 4;
-const ENTRY_SHIFT = 6;
+const ENTRY_SHIFT = 8;
 
 /** Where a process has its call table. `entries` is a power of two. */
 export interface CallTablePlace {
@@ -106,7 +107,7 @@ function emitHash(a: Assembler, place: CallTablePlace): void {
 /** rcx = the entry at place r9. */
 function emitEntryAt(a: Assembler, place: CallTablePlace): void {
   a.and(r9, place.entries - 1, 4);
-  a.lea(rcx, mem(r9, 0, r9, 2));
+  a.mov(rcx, r9);
   a.shl(rcx, ENTRY_SHIFT);
   a.add(rcx, r11);
 }

@@ -3,7 +3,7 @@
  * its code; `flags` of the record is their distance from it.
  *
  *      0  u64 serial      of this set of programs: rises with every change of any
- *      8  u64 needs       bits of `NEEDS`: what a call must have for its return
+ *      8  u64 result      0: in rax; else where its words are, see `resultCode`
  *     16  u64 exits       distance of the programs that run at the return from the lists' start
  *     24  the programs that run at entry, the modify-return programs, those at the return; each ended by an item
  *         without a bpf_func
@@ -16,15 +16,27 @@
  * from the context; `missed` the address of the counter of calls that found no entry.
  */
 
+import type { ResultPlace } from '../../../process/symbols/call_layout.js';
+
 export const LISTS = {
   serial: 0,
-  needs: 8,
+  result: 8,
   exits: 16,
   entries: 24,
 } as const;
 
-/** A call needs an entry in the call table; with its arguments; with session cookies. */
-export const NEEDS = { claim: 1, args: 2, sessions: 4 } as const;
+/** Where a word of a result can be, by its number in `result`. */
+export const RESULT_PLACES: readonly ResultPlace[] = ['rax', 'rdx', 'xmm0', 'xmm1', 'nowhere'];
+/** Bits of `result`: the place of the first word, that of the second, and one that says that there are such. */
+export const RESULT = { first: 0, second: 4, mask: 15, special: 256 } as const;
+
+/** How `result` says where the words of a result are. */
+export function resultCode(places: readonly ResultPlace[]): number {
+  const [first = 'rax', second = 'nowhere'] = places;
+  if (first === 'rax' && places.length < 2) return 0;
+  const number = (place: ResultPlace): number => RESULT_PLACES.indexOf(place);
+  return RESULT.special | (number(first) << RESULT.first) | (number(second) << RESULT.second);
+}
 
 export const ITEM = {
   bpfFunc: 0,
@@ -52,8 +64,8 @@ export interface ProgramLists {
   readonly entries: readonly ListItem[];
   readonly modReturns: readonly ListItem[];
   readonly exits: readonly ListItem[];
-  /** A program at the return reads arguments. */
-  readonly exitArgs: boolean;
+  /** Where the function's result is. */
+  readonly result: readonly ResultPlace[];
 }
 
 /** Bytes that the lists take. */
@@ -81,14 +93,7 @@ export function writeLists(bytes: Uint8Array, lists: ProgramLists): void {
     return start;
   };
   view.setBigUint64(LISTS.serial, lists.serial, true);
-  const sessions = lists.exits.some(item => item.session !== 0);
-  view.setUint32(
-    LISTS.needs,
-    (lists.exits.length > 0 ? NEEDS.claim : 0) |
-      (lists.exitArgs ? NEEDS.args : 0) |
-      (sessions ? NEEDS.sessions : 0),
-    true,
-  );
+  view.setBigUint64(LISTS.result, BigInt(resultCode(lists.result)), true);
   write(lists.entries);
   write(lists.modReturns);
   view.setBigUint64(LISTS.exits, BigInt(write(lists.exits)), true);

@@ -6,6 +6,7 @@
 import { readFileSync } from 'node:fs';
 import { MAP, PROT, SYS } from '../../../ffi/libc.js';
 import type { RemoteThread } from '../../../process/remote.js';
+import { OPAQUE_LAYOUT } from '../../../process/symbols/call_layout.js';
 import { Assembler } from '../../../x86/assembler.js';
 import { BpfError } from '../../errno.js';
 import type { SkipReason } from '../../kernel.js';
@@ -19,6 +20,7 @@ import type { Stop, Stopper } from '../stopper.js';
 import type { Targets } from '../targets.js';
 import type { ReturnPlace } from '../trampoline/full.js';
 import { emitReturnTrampolines, emitUnwindProgram, UNWIND_CLOBBERS } from '../trampoline/return.js';
+import { OPAQUE_ARGS } from './context.js';
 
 /** Calls under way at most; pages that no call touches cost nothing. Fewer where the process may not map so much. */
 const SIZES = [1 << 20, 1 << 17, 1 << 14];
@@ -28,7 +30,7 @@ const RAISE = '_Unwind_RaiseException';
 
 export class CallReturns {
   readonly #stopper: Stopper;
-  readonly place: ReturnPlace & { readonly nothing: bigint };
+  readonly place: ReturnPlace;
   /** The program in front of `FIND_FDE`. */
   readonly unwinder: LoadedProgram;
   #mapped = true;
@@ -43,18 +45,18 @@ export class CallReturns {
     const trampoline = at + BigInt(a.offsetOf(first));
     const b = new Assembler();
     emitUnwindProgram(b, table, trampoline);
-    const nothing = b.here();
-    b.ret();
     const address = code.addressOf(placeCode(code, b));
-    this.place = { table, trampoline, nothing: address + BigInt(b.offsetOf(nothing)) };
+    this.place = { table, trampoline };
     this.unwinder = {
       id: 0,
       name: 'unwinder',
       attachType: 'fentry',
       accessedArgs: [0, 1],
+      context: { layout: 'registers', words: OPAQUE_ARGS, read: 2, args: OPAQUE_LAYOUT.args },
       jitedSize: b.length,
       address,
       clobbers: UNWIND_CLOBBERS,
+      free: () => {},
     };
   }
 

@@ -9,7 +9,8 @@ import type { CodeRegion } from '../region/code_region.js';
 import type { Stop, Stopper } from '../stopper.js';
 import type { Targets } from '../targets.js';
 import { CallReturns, FIND_FDE } from './call_returns.js';
-import { type LinkHost, MultiLink } from './multi_link.js';
+import type { LinkHost } from './link.js';
+import { MultiLink } from './multi_link.js';
 import type { Slot } from './slots.js';
 
 export class ReturnHooks {

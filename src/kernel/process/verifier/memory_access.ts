@@ -5,7 +5,7 @@
 
 import type { AccessSize } from '../../../bpf/operation.js';
 import { loadTyped, valueOfType } from './btf_access.js';
-import { argumentCount, attachTypeOf, type MapSpec } from './environment.js';
+import { type AttachType, attachTypeOf, contextLayout, type MapSpec } from './environment.js';
 import { isConstantMap, isReadable, isWritable, LOCK_SIZE, lockOffset } from './map_fields.js';
 import type { Step } from './path.js';
 import { constant, isConstant, type Scalar, UNKNOWN, unknownOf, withId } from './scalar.js';
@@ -82,22 +82,36 @@ function readContext(step: Step, register: number, pointer: ContextPointer, size
     const rule = `arguments are ${ARGUMENT_SIZE} bytes each, at multiples of ${ARGUMENT_SIZE}`;
     step.fail('EACCES', `invalid bpf_context access off=${offset} size=${size}: ${rule}`, register);
   }
-  const argument = offset / ARGUMENT_SIZE;
-  const nargs = argumentCount(env);
+  const word = offset / ARGUMENT_SIZE;
+  const { words, args, result } = contextLayout(env);
   const attachType = attachTypeOf(env);
-  const { btf, args, returns } = env.prototype ?? {};
-  if (argument < nargs) {
+  const { btf, args: types, returns } = env.prototype ?? {};
+  if (word < words.length) {
+    const argument = args.findIndex(a => a !== undefined && word >= a.first && word < a.first + a.count);
     findings.accessedArgs.add(argument);
-    const typeId = args?.[argument];
+    findings.typedArgs.add(argument);
+    const typeId = types?.[argument];
+    // A word of a structure, or of floating point, is a number.
     return btf === undefined || typeId === undefined ? UNKNOWN : valueOfType(btf, typeId, true);
   }
-  if (argument === nargs && attachType !== 'fentry') {
+  // A function that returns nothing has a word there all the same.
+  const returned = result === undefined ? 0 : Math.max(1, result.length);
+  if (attachType !== 'fentry' && word < words.length + returned) {
     findings.readsReturnValue = true;
+    findings.typedResult = true;
     return btf === undefined || returns === undefined ? UNKNOWN : valueOfType(btf, returns, true);
   }
-  const returned = attachType === 'fentry' ? '' : ' and its return value behind them';
-  const holds = `the traced function has ${nargs} arguments${returned}`;
+  const holds = `the traced function has ${spelled(args.length, words.length)}${behind(attachType, returned)}`;
   return step.fail('EACCES', `invalid bpf_context access off=${offset} size=${size}: ${holds}`, register);
+}
+
+function spelled(args: number, words: number): string {
+  return args === words ? `${args} arguments` : `${args} arguments, of which ${words} words are laid out`;
+}
+
+function behind(attachType: AttachType, returned: number): string {
+  if (attachType === 'fentry') return '';
+  return returned === 0 ? ', and a result that is not laid out' : ' and its return value behind them';
 }
 
 /** Eight constant bytes or fewer of a map that nobody changes. */

@@ -19,6 +19,9 @@ export class Findings {
   readonly accessedArgs = new Set<number>();
   /** whether the traced function's return value is read */
   readsReturnValue = false;
+  /** those of both that are taken from the context, by their types; helpers give numbers */
+  readonly typedArgs = new Set<number>();
+  typedResult = false;
   /** whether stack is read that was not written before: code clears its frames then */
   readsUnwritten = false;
   /** bytes of stack used, by subprogram */

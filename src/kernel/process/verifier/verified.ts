@@ -63,6 +63,9 @@ class Verified {
   readonly accessedArgs: readonly number[];
   /** whether it reads the traced function's return value */
   readonly readsReturnValue: boolean;
+  /** those of both that it takes by their types: where it may run depends on them */
+  readonly typedArgs: readonly number[];
+  readonly typedResult: boolean;
   /** whether it reads stack that it did not write before, which must be zero */
   readonly readsUnwritten: boolean;
   /** bytes of stack that the main program uses, at most 512 */
@@ -112,6 +115,8 @@ class Verified {
     }));
     this.accessedArgs = ascending(findings.accessedArgs);
     this.readsReturnValue = findings.readsReturnValue;
+    this.typedArgs = ascending(findings.typedArgs);
+    this.typedResult = findings.typedResult;
     this.readsUnwritten = findings.readsUnwritten;
     this.stackDepth = findings.stackDepth[0] ?? 0;
     this.usedHelpers = ascending(findings.usedHelpers);
