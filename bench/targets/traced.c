@@ -3,8 +3,9 @@
  * and answers each with a line:
  *   pid                          its process id
  *   run WHAT THREADS CALLS       every thread calls WHAT so many times, after an eighth of that to warm up; answers the calls
- *                                made in all, the sum of what they returned, and the ns from the first thread's begin to
- *                                the last one's end without the warm-up. WHAT: a function of TRACED; `different`, each
+ *                                made in all, the sum of what they returned, the ns from the first thread's begin to
+ *                                the last one's end without the warm-up, and the ns that the threads had a processor in
+ *                                that time. WHAT: a function of TRACED; `different`, each
  *                                thread a function of its own; `count`, the bare loop that counts itself; `syscall`
  *   limit on|off                 puts the hand-written hook on `ordinary`, or takes it away
  *   limit-thread on|off          the same, with a counter for each thread and so without a lock
@@ -87,10 +88,10 @@ static int hook(const char *target, int on)
 	return mprotect(page, 8192, PROT_READ | PROT_EXEC) == 0;
 }
 
-static uint64_t now(void)
+static uint64_t now(clockid_t clock)
 {
 	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
+	clock_gettime(clock, &t);
 	return t.tv_sec * 1000000000ull + t.tv_nsec;
 }
 
@@ -100,7 +101,7 @@ struct producer {
 	const char *what;
 	unsigned number;
 	unsigned long calls;
-	uint64_t begin, end, made;
+	uint64_t begin, end, processor, made;
 	int64_t sum;
 } __attribute__((aligned(128)));
 
@@ -148,9 +149,11 @@ static void *produce(void *argument)
 	self->sum = loop(warming);
 	atomic_fetch_add(&warm, 1);
 	while (!atomic_load(&going)) __asm__ volatile("pause");
-	self->begin = now();
+	self->begin = now(CLOCK_MONOTONIC);
+	self->processor = now(CLOCK_THREAD_CPUTIME_ID);
 	self->sum += loop(self->calls);
-	self->end = now();
+	self->processor = now(CLOCK_THREAD_CPUTIME_ID) - self->processor;
+	self->end = now(CLOCK_MONOTONIC);
 	self->made = warming + self->calls;
 	atomic_fetch_add(&limit_thread_total, limit_thread_count);
 	limit_thread_count = 0;
@@ -159,7 +162,7 @@ static void *produce(void *argument)
 
 static void run(const char *what, unsigned threads, unsigned long calls)
 {
-	uint64_t begin = UINT64_MAX, end = 0, made = 0;
+	uint64_t begin = UINT64_MAX, end = 0, processor = 0, made = 0;
 	int64_t sum = 0;
 	if (threads < 1 || threads > MOST_THREADS || find_loop(what, 0) == NULL) {
 		puts("? no such run");
@@ -185,10 +188,11 @@ static void run(const char *what, unsigned threads, unsigned long calls)
 	for (unsigned i = 0; i < threads; i++) {
 		if (producers[i].begin < begin) begin = producers[i].begin;
 		if (producers[i].end > end) end = producers[i].end;
+		processor += producers[i].processor;
 		made += producers[i].made;
 		sum += producers[i].sum;
 	}
-	printf("%lu %ld %lu\n", (unsigned long)made, (long)sum, (unsigned long)(end - begin));
+	printf("%lu %ld %lu %lu\n", (unsigned long)made, (long)sum, (unsigned long)(end - begin), (unsigned long)processor);
 }
 
 static atomic_bool watching;
@@ -197,9 +201,9 @@ static pthread_t watcher;
 
 static void *watch(void *unused)
 {
-	uint64_t last = now();
+	uint64_t last = now(CLOCK_MONOTONIC);
 	while (atomic_load(&watching)) {
-		uint64_t here = now();
+		uint64_t here = now(CLOCK_MONOTONIC);
 		if (here - last > atomic_load(&longest_gap)) atomic_store(&longest_gap, here - last);
 		last = here;
 	}

@@ -65,11 +65,13 @@ const attachers: Readonly<
     const { map, prog } = counter(machine, functions.length);
     const targets = functions.map((target, i) => ({ target, cookie: BigInt(i) }));
     const link = machine.kernel.linkCreate({ prog, targets });
+    prog.free();
     return { pauseMs: link.pauseMs, detach: () => link.detach(), count: () => slotOf(map, 0) };
   },
   plain: (machine, _pid, functions) => {
     const { map, prog } = counter(machine, functions.length);
     const links = functions.map((target, i) => machine.plain(prog, target, BigInt(i)));
+    prog.free();
     return {
       pauseMs: Math.max(...links.map(link => link.pauseMs)),
       detach: () => {

@@ -6,7 +6,7 @@ import { ProgramBuilder, R0, R1, R2, R10 } from '../bpf/builder.js';
 import { HELPER } from '../bpf/helpers.js';
 import type { BpfInsn } from '../bpf/instruction.js';
 import { MAP_TYPE } from '../bpf/map_type.js';
-import type { AttachType, BpfMap, BpfProg, TracingMultiLink } from '../kernel/kernel.js';
+import type { AttachType, BpfMap, BpfProg, TracingLink } from '../kernel/kernel.js';
 import { ProcessKernel } from '../kernel/process/machine.js';
 import type { ProcessTarget } from '../kernel/process/targets.js';
 import { openProcess } from '../process/process.js';
@@ -121,12 +121,14 @@ export class OurMachine {
       through === 'plain'
         ? this.plain(prog, first, 0n)
         : this.kernel.linkCreate({ prog, targets, skipInvalid: through === 'multi-all' });
+    // The link keeps it as long as it needs it.
+    prog.free();
     return { count, detach: () => link.detach() };
   }
 
   /** A plain link. */
-  plain(prog: BpfProg, target: ProcessTarget, cookie: bigint): TracingMultiLink {
-    return this.kernel.linkCreate({ prog, targets: [{ target, cookie }] });
+  plain(prog: BpfProg, target: ProcessTarget, cookie: bigint): TracingLink {
+    return this.kernel.linkCreate({ prog, target, cookie });
   }
 
   close(): void {

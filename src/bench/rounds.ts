@@ -103,11 +103,13 @@ async function sample(
   };
   try {
     if (state.calls === 0) state.calls = await guessCalls(run, sampleNs, row.mostCalls);
-    let { ns } = await run(state.calls);
+    // One thread's time is that of the processor, so that others on the machine are not in it.
+    const timeOf = ({ ns, processorNs }: Run): number => (threads > 1 || row.byClock ? ns : processorNs);
+    let ns = timeOf(await run(state.calls));
     let times = 1;
     // One run is short where it must not fill a buffer.
     if (attached.between !== undefined)
-      for (; ns < sampleNs && times < MOST_RUNS; times++) ns += (await run(state.calls)).ns;
+      for (; ns < sampleNs && times < MOST_RUNS; times++) ns += timeOf(await run(state.calls));
     state.samples.set(number, ns / (times * state.calls * threads * (row.operations ?? 1)));
   } finally {
     await attached.detach();

@@ -55,6 +55,8 @@ export interface Row {
   readonly returns?: number;
   /** Calls of one sample, where they must not be more. */
   readonly mostCalls?: number;
+  /** One thread is timed by the clock too, not by the processor's time: it waits for others, or is compared with several. */
+  readonly byClock?: boolean;
   /** Takes part in so many rounds only: putting it in place takes seconds. */
   readonly rounds?: number;
   /** Puts it in place. Throws `NotHere` where that can't be done on this machine. */

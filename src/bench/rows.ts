@@ -200,6 +200,7 @@ const PRODUCERS: readonly Row[] = (
       group: 'producers',
       calls,
       threads,
+      byClock: true,
       attach: round => attach(round, calls),
     }),
   ),

@@ -26,6 +26,8 @@ export interface Run {
   readonly sum: number;
   /** From the first thread's begin to the last one's end, without the warm-up. */
   readonly ns: number;
+  /** Of these, for how long the threads had a processor. */
+  readonly processorNs: number;
 }
 
 /** The traced program, compiled in a folder of its own, which goes with it. */
@@ -140,8 +142,9 @@ export class Target {
 
   /** `threads` threads each call `what` so many times. */
   async run(what: string, threads: number, calls: number): Promise<Run> {
-    const [made, sum, ns] = (await this.ask(`run ${what} ${threads} ${calls}`)).split(' ').map(Number);
-    return { made, sum, ns };
+    const answer = await this.ask(`run ${what} ${threads} ${calls}`);
+    const [made, sum, ns, processorNs] = answer.split(' ').map(Number);
+    return { made, sum, ns, processorNs };
   }
 
   /** Ends it, and waits till it has ended. */

@@ -39,6 +39,7 @@ function tool(
     group: 'peer',
     calls,
     threads: 1,
+    byClock: true,
     rounds: ROUNDS,
     ...(mostCalls === undefined ? {} : { mostCalls }),
     attach: async round => {
