@@ -21,9 +21,9 @@ const VALUE_BYTES = 8;
  *
  *     slot = counts[bpf_get_attach_cookie()];
  *     if (slot) __sync_fetch_and_add(slot, 1);
- *     return 0;
+ *     return result;
  */
-export function countProgram(counts: { readonly id: number }): BpfInsn[] {
+export function countProgram(counts: { readonly id: number }, result = 0): BpfInsn[] {
   const b = new ProgramBuilder();
   const out = b.label();
   b.call(HELPER.get_attach_cookie);
@@ -36,7 +36,7 @@ export function countProgram(counts: { readonly id: number }): BpfInsn[] {
   b.mov(R1, 1);
   b.atomicAdd(8, R0, 0, R1);
   b.bind(out);
-  b.mov(R0, 0);
+  b.mov(R0, result);
   b.exit();
   return b.build();
 }
