@@ -22,7 +22,8 @@ const FARTHEST = 0x7fff_ffffn;
 /** A copy of the number in `register`: what is learnt of one is learnt of both. */
 function copied(step: Step, register: number, value: Scalar): Scalar {
   if (isConstant(value)) return value;
-  if (value.id !== 0) return value;
+  // One that is already at a distance from others begins anew: it is what a loop adds to next.
+  if (value.id !== 0 && value.delta === 0) return value;
   const linked = withId(value, step.findings.newId());
   step.state.set(register, linked);
   return linked;
@@ -42,13 +43,12 @@ function checkMov(step: Step, operation: Operation & { kind: 'mov' }): Value {
   return step.fail('EACCES', `R${src} partial copy of pointer`, src);
 }
 
-/** `result`, which stays linked to the copies of `left` where a constant was added to it. */
+/** `result`, which stays linked to the copies of `left` where a constant was added to it; once, or loops would not end. */
 function distant(name: BinaryName, left: Scalar, right: Scalar, result: Scalar): Scalar {
   if ((name !== 'add' && name !== 'sub') || !isConstant(right) || isConstant(result)) return result;
   const { smin } = right;
-  if (smin > FARTHEST || smin < -FARTHEST) return result;
-  const delta = left.delta + (name === 'add' ? Number(smin) : -Number(smin));
-  return delta === (delta | 0) ? withId(result, left.id, delta) : result;
+  if (left.delta !== 0 || smin > FARTHEST || smin < -FARTHEST) return result;
+  return withId(result, left.id, name === 'add' ? Number(smin) : -Number(smin));
 }
 
 function checkBinary(step: Step, operation: Operation & { kind: 'alu' }): Value {

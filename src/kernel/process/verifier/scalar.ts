@@ -31,7 +31,7 @@ export interface Scalar {
   readonly value: bigint;
   /** the bits that are not known */
   readonly mask: bigint;
-  /** numbers with the same id, other than 0, are the same number, `delta` (of 32 bits, signed) added to it */
+  /** numbers with the same id, other than 0, are the same number, `delta` (31 bits and a sign) added to it */
   readonly id: number;
   readonly delta: number;
 }
