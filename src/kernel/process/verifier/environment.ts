@@ -70,6 +70,8 @@ export interface VerifierEnv {
   readonly logLevel?: number;
   /** for tests: remembers a state wherever paths come together (BPF_F_TEST_STATE_FREQ) */
   readonly rememberOften?: boolean;
+  /** for tests: states are compared in every number that is read again, whether it matters or not */
+  readonly allPrecise?: boolean;
   readonly observe?: Observer;
 }
 

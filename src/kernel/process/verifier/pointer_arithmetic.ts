@@ -4,9 +4,16 @@
  */
 
 import type { Step } from './path.js';
-import { constant, isConstant, type Scalar, UNKNOWN } from './scalar.js';
+import { constant, isConstant, type Scalar, UNKNOWN, withId } from './scalar.js';
 import { scalarBinary } from './scalar_alu.js';
-import { kindName, type MemoryPointer, type Pointer, type StackPointer, type Value } from './value.js';
+import {
+  kindName,
+  type MemoryPointer,
+  type Pointer,
+  pointerAt,
+  type StackPointer,
+  type Value,
+} from './value.js';
 
 /** The largest offset that a pointer may get, either way (the kernel's BPF_MAX_VAR_OFF). */
 const LARGEST_OFFSET = 2 ** 29;
@@ -47,8 +54,10 @@ export function movePointer(
             register,
           );
     default:
-      if (isConstant(number)) return { ...pointer, offset: moved(step, register, pointer, number, negative) };
-      return { ...pointer, variable: movedBy(step, register, pointer, number, negative) };
+      if (isConstant(number)) {
+        return pointerAt(pointer, moved(step, register, pointer, number, negative), pointer.variable);
+      }
+      return pointerAt(pointer, pointer.offset, movedBy(step, register, pointer, number, negative));
   }
 }
 
@@ -86,7 +95,7 @@ function movedBy(
     const reason = `value ${variable.smin} makes ${pointer.kind} pointer be out of bounds`;
     step.fail('EACCES', reason, register);
   }
-  return variable.id === 0 ? variable : { ...variable, id: 0 };
+  return withId(variable, 0);
 }
 
 /** The distance between two pointers into the same thing; `undefined` where they are not. */

@@ -4,6 +4,7 @@
  * which is still being walked is a loop, and must have something that ends it.
  */
 
+import { FRAME_POINTER } from '../../../bpf/instruction.js';
 import { Comparison } from './covers.js';
 import type { Facts } from './facts.js';
 import { withId } from './scalar.js';
@@ -184,21 +185,39 @@ export class Pruning {
   }
 }
 
+/** The state in which each number's id was last seen by `forgetSingleIds`, and how often there; by id. */
+let seenIn = new Int32Array(1024);
+let times = new Int32Array(1024);
+let round = 0;
+let single = 0;
+
+function count(value: Value | undefined): void {
+  if (value?.kind !== 'scalar' || value.id === 0) return;
+  const { id } = value;
+  if (id >= seenIn.length) {
+    const longer = new Int32Array(2 * id);
+    longer.set(seenIn);
+    seenIn = longer;
+    const counts = new Int32Array(2 * id);
+    counts.set(times);
+    times = counts;
+  }
+  if (seenIn[id] !== round) {
+    seenIn[id] = round;
+    times[id] = 1;
+    single++;
+  } else if (times[id]++ === 1) single--;
+}
+
 /** A number that is no other's copy needs no id: without it, it compares with any. */
 function forgetSingleIds(state: State): State {
-  const counts = new Map<number, number>();
-  const count = (value: Value | undefined): void => {
-    if (value?.kind === 'scalar' && value.id !== 0) counts.set(value.id, (counts.get(value.id) ?? 0) + 1);
-  };
+  round++;
+  single = 0;
   for (const { registers, stack } of state.frames) {
-    registers.forEach(count);
-    for (const slot of stack) count(slot.value);
+    for (let r = 0; r < FRAME_POINTER; r++) count(registers[r]);
+    for (let s = 0; s < stack.length; s++) count((stack[s] as StackSlot).value);
   }
-  let single = false;
-  for (const times of counts.values()) if (times === 1) single = true;
-  if (!single) return state;
-  state.replace(old =>
-    old.kind === 'scalar' && old.id !== 0 && counts.get(old.id) === 1 ? withId(old, 0) : old,
-  );
+  if (single === 0) return state;
+  state.replace(old => (old.kind === 'scalar' && old.id !== 0 && times[old.id] === 1 ? withId(old, 0) : old));
   return state;
 }

@@ -4,7 +4,7 @@
  */
 
 import { STACK_SIZE } from '../../../bpf/instruction.js';
-import { constant, isConstant, lowHalf, type Scalar, UNKNOWN, unknownOf } from './scalar.js';
+import { constant, isConstant, lowHalf, type Scalar, UNKNOWN, unknownOf, withId } from './scalar.js';
 import { scalarBinary } from './scalar_alu.js';
 import { type Value, ZERO } from './value.js';
 
@@ -95,14 +95,16 @@ export function storedSlot(
   const zero = isZero ? slot.zero | bytes : slot.zero & ~bytes;
   let { low, high } = slot;
   if (slot.value?.kind === 'scalar') {
-    low = lowHalf(slot.value);
+    low = withId(lowHalf(slot.value), 0);
     high = scalarBinary('rsh', 64, slot.value, constant(32));
   }
   if ((bytes & LOW_BYTES) !== 0) low = undefined;
   if ((bytes & HIGH_BYTES) !== 0) high = undefined;
   if (value !== undefined && size === HALF) {
-    if (bytes === LOW_BYTES) low = lowHalf(value);
-    else if (bytes === HIGH_BYTES) high = lowHalf(value);
+    // No links: states are not compared for those of parts.
+    const half = withId(lowHalf(value), 0);
+    if (bytes === LOW_BYTES) low = half;
+    else if (bytes === HIGH_BYTES) high = half;
   }
   return { written: slot.written | bytes, zero, value: undefined, low, high, object: undefined };
 }
