@@ -146,9 +146,9 @@ export class Walk {
         throw new VerifierError('E2BIG', reason, log.text());
       }
       const operation = operations[index] as Operation;
-      if (log.level > 0) log.instruction(step.insn, step.slot, step.state);
+      if (log.tells) log.instruction(step.insn, step.slot, step.state);
       const next = this.walkInstruction(index, operation);
-      if (log.level > 0) log.changed(step.state);
+      if (log.tells) log.changed(step.state);
       if (next < 0) return;
       index = next;
     }
@@ -160,7 +160,7 @@ export class Walk {
     const verdict = this.pruning.judge(index, step.state, this.parent);
     if (this.facts.stale) throw new Restart();
     if (verdict === 'covered') {
-      if (this.log.level > 0) this.log.line(`${step.slot}: safe`);
+      if (this.log.tells) this.log.line(`${step.slot}: safe`);
       return true;
     }
     if (verdict === 'loop') {
