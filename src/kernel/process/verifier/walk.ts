@@ -60,14 +60,15 @@ export class Walk {
   private sinceState = 0;
   private branchesSinceState = 0;
 
-  constructor(program: Program, facts: Facts, log: Log) {
+  /** `widens`: numbers that grow in loops that end by themselves are taken to grow on; else every round is walked. */
+  constructor(program: Program, facts: Facts, log: Log, widens: boolean) {
     this.program = program;
     this.env = program.env;
     this.facts = facts;
     this.log = log;
     this.findings = new Findings(program.insns.length);
     this.reached = new Uint8Array(program.insns.length);
-    this.pruning = new Pruning(facts);
+    this.pruning = new Pruning(facts, widens);
     this.always = statePoints(program);
     const analysis: Analysis = {
       program,
