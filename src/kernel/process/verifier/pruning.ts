@@ -93,10 +93,14 @@ export class Pruning {
   private readonly seen = new Map<number, Node[]>();
   totalStates = 0;
   peakStates = 0;
+  /** whether numbers were widened */
+  widened = false;
+  private readonly widens: boolean;
   private states = 0;
 
-  constructor(facts: Facts) {
+  constructor(facts: Facts, widens: boolean) {
     this.facts = facts;
+    this.widens = widens;
   }
 
   /** Whether an earlier path through `index` proves this one safe, or this one goes in a circle. */
@@ -133,11 +137,13 @@ export class Pruning {
 
   /** In a loop that went round often, takes what changes to go on changing. */
   settleLoop(index: number, state: State): void {
+    if (!this.widens) return;
     const rounds = this.seen
       .get(index)
       ?.filter(old => old.branches > 0 && sameCalls(old.state, state) && progressed(old.state, state));
     const last = rounds?.[rounds.length - 1];
     if (rounds === undefined || last === undefined || rounds.length < ROUNDS_BEFORE_WIDENING) return;
+    this.widened = true;
     widenState(this.facts, last.state, state, index);
   }
 

@@ -6,7 +6,7 @@
 import { STACK_SIZE } from '../../../bpf/instruction.js';
 import { constant, isConstant, lowHalf, type Scalar, UNKNOWN, unknownOf, withId } from './scalar.js';
 import { scalarBinary } from './scalar_alu.js';
-import { type Value, ZERO } from './value.js';
+import { describeValue, type Value, ZERO } from './value.js';
 
 /** Bytes of a stack slot: the unit that a register is spilled to. */
 export const STACK_SLOT = 8;
@@ -146,4 +146,20 @@ function part(value: Scalar, at: number, size: number): Scalar {
   if (size === STACK_SLOT) return moved;
   if (size === HALF) return lowHalf(moved);
   return scalarBinary('and', 64, moved, constant(2 ** (size * 8) - 1));
+}
+
+/** For the log, as the kernel writes it: a spilled value, an object, or a letter for each byte from the last one on. */
+export function describeSlot(slot: StackSlot): string {
+  const { object, value, written, zero } = slot;
+  if (object?.kind === 'dynptr') return `dynptr_${object.type}`;
+  if (object?.kind === 'iter') {
+    return `iter_num(ref_id=${object.ref},state=${object.drained ? 'drained' : 'active'},depth=${object.depth})`;
+  }
+  if (value !== undefined) return describeValue(value);
+  let bytes = '';
+  for (let byte = STACK_SLOT - 1; byte >= 0; byte--) {
+    const bit = 1 << byte;
+    bytes += (written & bit) === 0 ? '?' : (zero & bit) !== 0 ? '0' : 'm';
+  }
+  return bytes;
 }

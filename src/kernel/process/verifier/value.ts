@@ -10,6 +10,8 @@ import { constant, describeScalar, isConstant, type Scalar } from './scalar.js';
 /** Nothing that may be read. */
 export interface Uninitialised {
   readonly kind: 'not_init';
+  /** it pointed to what was given back */
+  readonly released: boolean;
 }
 
 /** The program's context. */
@@ -79,7 +81,8 @@ export type Pointer =
   | FunctionPointer;
 export type Value = Uninitialised | Scalar | Pointer;
 
-export const NOT_INIT: Uninitialised = { kind: 'not_init' };
+export const NOT_INIT: Uninitialised = { kind: 'not_init', released: false };
+export const RELEASED: Uninitialised = { kind: 'not_init', released: true };
 export const CONTEXT: ContextPointer = { kind: 'ctx', offset: 0 };
 export const ZERO = constant(0);
 
