@@ -112,6 +112,10 @@ test('readers on other threads, without a lock, find each record that stays, whi
   const random = randomNumbers(0x7ab1e);
   const staying = Array.from({ length: 8 }, (_, i) => 0x7fff_1234_0000n + 0x40n * BigInt(i));
   const never = Array.from({ length: 8 }, (_, i) => 0x7ffe_0000_0000n + 0x40n * BigInt(i));
+  const coming = new Set<bigint>();
+  // Behind others, which they will be looked for past when those are gone.
+  for (let i = 0; i < 400; i++) coming.add(0x7f00_0000_0000n + BigInt(random(4096)) * 16n);
+  table.insert([...coming].map(func => ({ func, record: record(func) })));
   table.insert(staying.map(func => ({ func, record: record(func) })));
   const read = readerCode(table.root);
   const rounds = 3_000_000;
@@ -120,7 +124,6 @@ test('readers on other threads, without a lock, find each record that stays, whi
   const missing = Promise.all(threads).finally(() => {
     running = false;
   });
-  const coming = new Set<bigint>();
   let changes = 0;
   while (running) {
     for (let i = 0; i < 50; i++, changes++) {
