@@ -14,7 +14,7 @@ beforeAll(() => {
 afterAll(() => memory[Symbol.dispose]());
 
 /** Functions that a reader looks up in turn. */
-const COUNT = 8;
+const COUNT = 64;
 
 /** The look-up as machine code: rdi = function address, returns the record's address or 0. */
 function lookupCode(root: bigint): (func: bigint) => bigint {
@@ -110,15 +110,15 @@ test('readers on other threads, without a lock, find each record that stays, whi
   const retired: Block[] = [];
   const table = new KfuncTable(memory, block => retired.push(block));
   const random = randomNumbers(0x7ab1e);
-  const staying = Array.from({ length: 8 }, (_, i) => 0x7fff_1234_0000n + 0x40n * BigInt(i));
-  const never = Array.from({ length: 8 }, (_, i) => 0x7ffe_0000_0000n + 0x40n * BigInt(i));
+  const staying = Array.from({ length: COUNT }, (_, i) => 0x7fff_1234_0000n + 0x40n * BigInt(i));
+  const never = Array.from({ length: COUNT }, (_, i) => 0x7ffe_0000_0000n + 0x40n * BigInt(i));
   const coming = new Set<bigint>();
   // Behind others, which they will be looked for past when those are gone.
   for (let i = 0; i < 400; i++) coming.add(0x7f00_0000_0000n + BigInt(random(4096)) * 16n);
   table.insert([...coming].map(func => ({ func, record: record(func) })));
   table.insert(staying.map(func => ({ func, record: record(func) })));
   const read = readerCode(table.root);
-  const rounds = 3_000_000;
+  const rounds = 400_000;
   const threads = [staying, staying, never].map(funcs => read(funcs, rounds));
   let running = true;
   const missing = Promise.all(threads).finally(() => {
@@ -133,7 +133,7 @@ test('readers on other threads, without a lock, find each record that stays, whi
       if (!coming.delete(func)) coming.add(func);
       const stays = staying[random(staying.length)];
       table.replace(stays, record(stays));
-      if (random(500) === 0) {
+      if (random(2000) === 0) {
         table.delete([...coming]);
         coming.clear();
       }
@@ -142,7 +142,7 @@ test('readers on other threads, without a lock, find each record that stays, whi
   }
   expect(await missing).toEqual([0, 0, never.length * rounds]);
   expect(changes).toBeGreaterThan(500);
-  expect(retired.length).toBeGreaterThan(10);
+  expect(retired.length).toBeGreaterThan(2);
 }, 120_000);
 
 /** Looks functions up over and over, on a thread of its own; resolves to how often one was not found. */
