@@ -5,10 +5,12 @@
 
 import { describe, expect, test } from 'vitest';
 import { ProgramBuilder, R0 } from '../src/bpf/builder.js';
+import { MAP_TYPE } from '../src/bpf/map_type.js';
 import { ProcessKernel } from '../src/kernel/process/machine.js';
 import { BpfObject } from '../src/libbpf/object.js';
 import { openProcess } from '../src/process/process.js';
 import { SelectorSet } from '../src/process/symbols/selector.js';
+import { countProgram } from '../src/tools/count.js';
 import { missingBpfCompiler } from './support/bpf.js';
 import { killOne, Running } from './support/command.js';
 import { compileTarget } from './support/compile.js';
@@ -164,6 +166,49 @@ describe.skipIf(lacking !== undefined)('programs', () => {
     expect(eight.kernel.heldTypes).toBe(0);
     await eight.end();
   });
+
+  for (const attachType of ['fexit', 'fsession'] as const)
+    test(`update while threads sit in calls: the new ${attachType} program sees each of their returns, once`, async () => {
+      const sits = new Running(compileTarget({ source: 'sits.c' }), [], { keepInput: true });
+      try {
+        await sits.expectOutput(/^pid \d+\n/);
+        const kernel = new ProcessKernel(openProcess(sits.pid));
+        const counts = ['old', 'new'].map(name => {
+          const map = kernel.mapCreate({
+            type: MAP_TYPE.ARRAY,
+            name,
+            keySize: 4,
+            valueSize: 8,
+            maxEntries: 1,
+          });
+          const prog = kernel.progLoad({ name, attachType, insns: countProgram(map), maps: [map] });
+          const read = (): number => Number(Buffer.from(map.lookup(new Uint8Array(4))!).readBigUInt64LE());
+          return { prog, read };
+        });
+        const [old, next] = counts;
+        const targets = kernel.functions(SelectorSet.parse(['sit'])).map(target => ({ target, cookie: 0n }));
+        const link = kernel.linkCreate({ prog: old.prog, targets });
+        sits.say('go');
+        await sits.expectOutput(/^sitting\n/m);
+        // Eight threads and a coroutine, each so deep in itself.
+        const entered = old.read();
+        link.update(next.prog, { oldProg: old.prog });
+        old.prog.free();
+        sits.say('go');
+        await sits.expectOutput(/^again \d+\n/m);
+        const depths = Array.from({ length: 9 }, (_, i) => 50 + (i === 8 ? 2 : i % 2 === 1 ? i + 2 : i) + 1);
+        const calls = depths.reduce((sum, depth) => sum + depth, 0);
+        if (attachType === 'fexit') expect([entered, old.read(), next.read()]).toEqual([0, 0, 2 * calls]);
+        // Entry and return, each once: the first round was entered under the old one.
+        else expect([entered, old.read(), next.read()]).toEqual([calls, calls, 3 * calls]);
+        link.detach();
+        kernel.close();
+        sits.child.stdin!.end();
+        expect((await sits.ended).status).toBe(0);
+      } finally {
+        sits.stop();
+      }
+    });
 
   test('a program at the return is freed while threads sit in the functions that it was on', async () => {
     const sits = new Running(compileTarget({ source: 'sits.c' }), [], { keepInput: true });

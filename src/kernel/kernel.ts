@@ -248,6 +248,8 @@ export interface BpfLink {
   readonly prog: BpfProg;
   /** What it is attached to now; of a link that was detached, what it was attached to last. */
   readonly targets: readonly LinkTarget[];
+  /** How many functions it was attached to so far: also those whose library is gone. */
+  readonly attached: number;
   /** What was left out under `skipInvalid`. */
   readonly skipped: readonly SkippedFunction[];
   /** How long the machine stood still for the last change, ms. */

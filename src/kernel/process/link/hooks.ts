@@ -321,8 +321,14 @@ export class Hooks implements LinkHost {
       hook,
       programs: hook.programs.filter(p => p.link !== link),
     }));
-    // What somebody else wrote over our patches stays: it is not ours any more.
-    return this.#apply(changes, () => {}).pauseMs;
+    try {
+      // What somebody else wrote over our patches stays: it is not ours any more.
+      return this.#apply(changes, () => {}).pauseMs;
+    } catch (cause) {
+      // It ended meanwhile: there is nothing to restore.
+      if (cause instanceof BpfError && !this.#stopper.process.alive()) return 0;
+      throw cause;
+    }
   }
 
   /**

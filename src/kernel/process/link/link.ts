@@ -83,6 +83,10 @@ export abstract class Link {
     return this.#targets;
   }
 
+  get attached(): number {
+    return this.#targets.length + this.#gone.length;
+  }
+
   get skipped(): readonly SkippedFunction[] {
     return this.#skipped;
   }
