@@ -290,7 +290,10 @@ export class ProcessKernel implements Kernel {
         address,
         tailEntry: address + BigInt(jited.tailEntry),
         clobbers: tailCalls ? CALLER_SAVED : jited.clobbers,
-        needs: { stack: verified.needs.stack || tailCalls },
+        needs: {
+          stack: verified.needs.stack || tailCalls,
+          record: verified.needs.record || tailCalls,
+        },
         readsReturnValue: verified.readsReturnValue || tailCalls,
         ...(prototype === undefined ? {} : { prototype }),
         typedArgs: tailCalls ? [...context.args.keys()] : verified.typedArgs,
