@@ -271,6 +271,7 @@ export class ProcessKernel implements Kernel {
         statistics: scale && counters && { counters: counters.bytes, scale },
         unload: () => {
           this.#programs.delete(program);
+          for (const link of this.#links) if (link.detached) this.#links.delete(link);
           this.#letTypesGo();
           if (this.void) return;
           this.#hooks.grace.whenAlone(() => {
@@ -306,11 +307,6 @@ export class ProcessKernel implements Kernel {
 
   #letTypesGo(): void {
     if ([...this.#programs].every(({ prototype }) => prototype === undefined)) this.#types.clear();
-  }
-
-  /** How many modules' types are kept. */
-  get heldTypes(): number {
-    return [...this.#types.values()].filter(types => types !== undefined).length;
   }
 
   moduleTypes(module: string): Btf | undefined {
