@@ -171,7 +171,7 @@ describe.each(COMPILERS)('%s', (what, compiler, flags) => {
         const path = build(program, what.replace(/\W+/g, ''), compiler, flags);
         const running = new Running(path, [], { keepInput: true });
         onTestFinished(() => running.stop());
-        const values = said((await running.expectOutput(/[^]*ready\n/)).input);
+        const values = said((await running.expectOutput(/[\s\S]*ready\n/)).input);
         // Where gcc and clang differ, so does what is given and what arrives.
         const untraced = await call(running);
         for (const [plain, types] of [
@@ -192,7 +192,7 @@ describe.each(COMPILERS)('%s', (what, compiler, flags) => {
 async function call(running: Running): Promise<string> {
   const before = running.stdoutSoFar.length;
   running.say('go');
-  const pattern = new RegExp(`^[^]{${before}}(\\d+ calls, \\d+ wrong)\\n`);
+  const pattern = new RegExp(`^[\\s\\S]{${before}}(\\d+ calls, \\d+ wrong)\\n`);
   return (await running.expectOutput(pattern))[1];
 }
 

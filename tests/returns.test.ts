@@ -5,12 +5,16 @@
  */
 
 import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { describe, expect, onTestFinished, test } from 'vitest';
+import { ProgramBuilder, R0 } from '../src/bpf/builder.js';
+import { SelectorSet, Session } from '../src/index.js';
+import type { BpfProg, SkippedFunction } from '../src/kernel/kernel.js';
 import { Running } from './support/command.js';
 import { compileTarget, type Recipe } from './support/compile.js';
 import { Tallies, type Tally } from './support/exits.js';
 import { expectEveryReturn, runRounds, traceProcess } from './support/rounds.js';
-import { missingCompiler, SOAK } from './support/skip.js';
+import { missingCompiler, missingFile, SOAK } from './support/skip.js';
 
 /** A program of tests/targets/returns by each compiler. */
 function variants(source: string, flags: readonly string[] = []): (readonly [string, Recipe])[] {
@@ -138,4 +142,122 @@ describe('the program’s own view of its stacks', () => {
     },
     ['-rdynamic'],
   );
+});
+
+describe('unwinders', () => {
+  const THROWS = 'throws.cc';
+  for (const [what, recipe, works] of [
+    ['libgcc’s, in the program', { source: THROWS, flags: ['-static-libgcc', '-static-libstdc++'] }, true],
+    ['libgcc’s, in a static program', { source: THROWS, flags: ['-static'] }, true],
+    [
+      'libgcc’s, in a stripped program',
+      { source: THROWS, flags: ['-static-libgcc', '-static-libstdc++'], strip: ['--strip-all'] },
+      false,
+    ],
+    [
+      'libgcc’s, in a stripped program beside that of libstdc++',
+      { source: THROWS, flags: ['-static-libgcc'], strip: ['--strip-all'] },
+      false,
+    ],
+    [
+      'libgcc’s, in a static program without symbols',
+      { source: THROWS, flags: ['-static'], strip: ['--strip-all'] },
+      false,
+    ],
+    [
+      'LLVM’s',
+      {
+        source: THROWS,
+        compiler: 'clang++-19',
+        flags: ['-stdlib=libc++'],
+      },
+      false,
+    ],
+    [
+      'nongnu.org’s libunwind, in front of libgcc’s',
+      { source: THROWS, flags: ['-Wl,--no-as-needed,/usr/lib/x86_64-linux-gnu/libunwind.so.8'] },
+      false,
+    ],
+  ] as const satisfies readonly (readonly [string, Recipe, boolean])[])
+    test(`${what}: ${works ? 'exceptions pass traced functions' : 'return programs are refused, the others work'}`, async ({
+      skip,
+    }) => {
+      const missing =
+        missingCompiler(recipe) ??
+        (what.startsWith('LLVM') ? missingFile('/usr/lib/llvm-19/lib/libc++.so') : undefined) ??
+        (what.startsWith('nongnu') ? missingFile('/usr/lib/x86_64-linux-gnu/libunwind.so.8') : undefined);
+      skip(missing !== undefined, missing);
+      const program = compileTarget(recipe);
+      const alone = spawnSync(program, { encoding: 'utf8' });
+      let refused: unknown;
+      let counted = 0;
+      const session = Session.start(['/bin/sh', '-c', 'exec "$0" >"$1"', program, `${program}.out`], {
+        opened(kernel) {
+          const targets = kernel.functions(SelectorSet.parse(['*'])).map(target => ({ target, cookie: 0n }));
+          if (!targets.some(({ target }) => target.module.startsWith('throws'))) return;
+          const b = new ProgramBuilder();
+          b.mov(R0, 0);
+          b.exit();
+          const load = (attachType: 'fentry' | 'fexit'): BpfProg =>
+            kernel.progLoad({ name: 'nothing', attachType, insns: b.build(), maps: [] });
+          kernel.linkCreate({ prog: load('fentry'), targets, skipInvalid: true });
+          const { targets: attached, skipped } = kernel.linkCreate({
+            prog: load('fexit'),
+            targets,
+            skipInvalid: true,
+          });
+          counted = attached.length;
+          refused = skipped.find(({ reason }) => reason === 'unwinder')?.detail;
+        },
+        modulesChanged() {},
+        closed() {},
+        refused(error) {
+          throw error;
+        },
+      });
+      const end = await session.end;
+      expect(end.kind === 'ended' && end.exit).toEqual({ code: alone.status });
+      expect(readFileSync(`${program}.out`, 'utf8')).toBe(alone.stdout);
+      if (works) expect(counted).toBeGreaterThan(5);
+      else {
+        expect(counted).toBe(0);
+        expect(refused).toMatch(/unwinder/);
+      }
+    });
+});
+
+test('functions that return twice, or that unwind, are refused by name, each with its reason', async () => {
+  const running = new Running(compileTarget({ source: 'returns/twice.c' }), [], { keepInput: true });
+  onTestFinished(() => running.stop());
+  await running.expectOutput(/^pid \d+\n/);
+  let skipped: readonly SkippedFunction[] = [];
+  const letGo = await traceProcess(running.pid, kernel => {
+    const selectors = [
+      'setjmp',
+      '_setjmp',
+      '__sigsetjmp',
+      'getcontext',
+      'setcontext',
+      'swapcontext',
+      'vfork',
+    ];
+    const links = new Tallies(
+      kernel,
+      selectors.map(name => `libc.so*:${name}`),
+      'fexit',
+      true,
+    );
+    expect(links.link.targets.length).toBe(0);
+    skipped = links.link.skipped;
+    expect(() => new Tallies(kernel, ['libc.so*:vfork'], 'fsession')).toThrow(/two processes/);
+  });
+  await letGo();
+  const why = (name: string): string | undefined => skipped.find(one => one.function === name)?.detail;
+  for (const name of ['setjmp', '_setjmp', '__sigsetjmp'])
+    expect(why(name), name).toMatch(/it returns twice/);
+  for (const name of ['getcontext', 'setcontext', 'swapcontext'])
+    expect(why(name), name).toMatch(/saves its return address/);
+  expect(why('vfork')).toMatch(/may return in two processes/);
+  running.child.stdin!.end('\n\n');
+  expect((await running.ended).status).toBe(0);
 });

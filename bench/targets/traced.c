@@ -44,7 +44,10 @@ ALONE __attribute__((patchable_function_entry(5))) long sled(void) BODY("")
 /* With what gcc -pg -mfentry -mnop-mcount leaves: one nop of five bytes, which kernels from 6.18 on optimise uprobes at. */
 ALONE long nop5(void) BODY(".byte 0x0f, 0x1f, 0x44, 0x00, 0x00\n\t")
 
-/* The limit: hooks written by hand. They change no register, so they save none. */
+/*
+ * The limit: hooks written by hand. They change no register, so they save none. A locked instruction straight behind the
+ * call takes a quarter longer than one behind the displaced instructions.
+ */
 uint64_t limit_count;
 __thread uint64_t limit_thread_count;
 static _Atomic uint64_t limit_thread_total;
@@ -53,10 +56,10 @@ __asm__(
 	".pushsection .text\n"
 	".balign 64\n"
 	"limit_hook:\n"
-	"	lock incq limit_count(%rip)\n"
 	"	push %rbp\n"
 	"	mov %rsp, %rbp\n"
 	"	pop %rbp\n"
+	"	lock incq limit_count(%rip)\n"
 	"	jmp ordinary + 5\n"
 	".balign 64\n"
 	"limit_thread_hook:\n"

@@ -129,7 +129,7 @@ export interface ProgLoadAttr {
    */
   readonly argumentWords?: number;
   readonly sleepable?: boolean;
-  /** 0 none, 1 the log of a refusal with states at branches, 2 states at every instruction. */
+  /** A sum: 1 the path that is refused, 2 every instruction with what it changed, 4 statistics alone. */
   readonly logLevel?: number;
 }
 
