@@ -1,6 +1,6 @@
 /** The pages that list what the code has are the same as the code. */
 
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { DENIED } from '../src/kernel/process/ftrace/deny_list.js';
@@ -20,6 +20,18 @@ test('docs/reasons.md has every reason with its sentence', () => {
     expect(page).toContain(`| \`${word}\` | ${sentence} |`);
   for (const { shown, why } of [...DENIED, ...EXIT_DENIED, ...RUNTIMES])
     expect(page).toContain(`| ${shown} | ${why} |`);
+});
+
+test('docs/multi-link.md names files that are there, and tests that say what it quotes', () => {
+  const page = readFileSync(join(ROOT, 'docs', 'multi-link.md'), 'utf8');
+  const files = [...page.matchAll(/`((?:src|tests)\/[\w./-]+)`/g)].map(([, file]) => file);
+  expect(files.length).toBeGreaterThan(60);
+  for (const file of new Set(files)) expect(existsSync(join(ROOT, file)), file).toBe(true);
+  const quotes = [...page.matchAll(/`([\w./-]+\.test\.ts)` "([^"]+)"/g)];
+  expect(quotes.length).toBeGreaterThan(40);
+  for (const [, file, words] of quotes) expect(readFileSync(join(ROOT, file), 'utf8'), file).toContain(words);
+  // No row without its test.
+  expect(page.match(/\.test\.ts`(?! ")/g)?.length).toBe(1);
 });
 
 test('every option of count and list is in its help, and the README names those of count', async () => {

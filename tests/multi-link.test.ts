@@ -7,7 +7,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import type { BpfLink } from '../src/kernel/kernel.js';
 import { randomNumbers } from '../src/kernel/process/maps/fixture.js';
 import { BpfObject } from '../src/libbpf/object.js';
@@ -439,6 +439,26 @@ describe.skipIf(lacking !== undefined)('update, info, pin', () => {
       expect((bss.exit_first as bigint) + (bss.exit_second as bigint)).toBe(BigInt(4 * calls));
       await eight.end();
     });
+
+  test('a link, its update and its end stop the process once each, however many functions it has', async () => {
+    const eight = await openEight();
+    using object = open('update', 'one', 'two');
+    object.load(eight.kernel);
+    // Finding them may stop it: IFUNCs are asked what they chose.
+    const addresses = eight.kernel
+      .functions(SelectorSet.parse(['libc:str*', 'eight_*']))
+      .map(({ address }) => address);
+    const stops = vi.spyOn(eight.kernel.process, 'stopAll');
+    const program = object.program('one');
+    const link = program.attachMulti({ addresses, skipInvalid: true });
+    expect(link.targets.length).toBeGreaterThan(60);
+    expect(stops).toHaveBeenCalledTimes(1);
+    link.update(object.program('two').prog);
+    expect(stops).toHaveBeenCalledTimes(2);
+    link.detach();
+    expect(stops).toHaveBeenCalledTimes(3);
+    await eight.end();
+  });
 
   test('update checks the program against every function, its type, and the program that it replaces', async () => {
     const eight = await openEight();
