@@ -245,6 +245,9 @@ describe.skipIf(lacking !== undefined)('targets and cookies', () => {
     expect(hasNameTable(elf)).toBe(false);
     const many = kernel.functionsNamed(names.slice(0, 1025));
     expect(hasNameTable(elf)).toBe(true);
+    // Two names whose IFUNCs chose the same code are both found.
+    const copies = kernel.functionsNamed(['libc:memcpy', 'libc:memmove']).map(list => list.length);
+    expect(copies).toEqual([1, 1]);
     const addresses = (found: typeof few): bigint[][] =>
       found.map(list => list.map(({ address }) => address));
     expect(addresses(many.slice(0, 1024))).toEqual(addresses(few));

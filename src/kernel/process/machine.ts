@@ -273,7 +273,7 @@ export class ProcessKernel implements Kernel {
           this.#programs.delete(program);
           for (const link of this.#links) if (link.detached) this.#links.delete(link);
           this.#letTypesGo();
-          if (this.void) return;
+          if (this.void || this.#closed) return;
           this.#hooks.grace.whenAlone(() => {
             this.#runtime.removeFaults(address, block.size);
             this.#code.free(block);

@@ -21,7 +21,8 @@ export function lookUpNames(names: readonly string[], targets: Targets): Process
         const key = `${module}:${name}`;
         const list = found.get(key);
         if (list === undefined) found.set(key, [{ ...target, name }]);
-        else list.push({ ...target, name });
+        // Two versions of one name whose IFUNCs chose the same code are one function.
+        else if (list.every(({ address }) => address !== target.address)) list.push({ ...target, name });
       }
   }
   return names.map(text => {
