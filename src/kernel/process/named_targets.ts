@@ -27,8 +27,15 @@ export function lookUpNames(names: readonly string[], targets: Targets): Process
   }
   return names.map(text => {
     const { module, name } = split(text);
-    return found.get(`${module}:${name}`) ?? [];
+    return preferred(name, found.get(`${module}:${name}`) ?? []);
   });
+}
+
+/** Of several in one module, the one whose first name it is: an older version of a function has it behind others. */
+function preferred(name: string, candidates: readonly ProcessTarget[]): ProcessTarget[] {
+  const first = candidates.filter(({ aliases }) => aliases[0] === name);
+  const inOne = new Set(candidates.map(({ owner }) => owner)).size === 1;
+  return inOne && first.length === 1 ? first : [...candidates];
 }
 
 /** The last single `:` ends the module; `::` belongs to a C++ name. */
