@@ -23,8 +23,8 @@ export interface LoadedProgram extends BpfProg {
   readonly tailEntry?: bigint;
   /** Caller-saved registers that it changes: a mask of 1 << register number. */
   readonly clobbers: number;
-  /** It reads where the traced function's return address is (bpf_get_stack). */
-  readonly needs?: { readonly stack: boolean };
+  /** It reads where the traced function's return address is (bpf_get_stack), or its record; both where left out. */
+  readonly needs?: { readonly stack: boolean; readonly record: boolean };
   /** It reads the traced function's result. */
   readonly readsReturnValue?: boolean;
   /** What the function takes and returns that it was verified against; `undefined`: an opaque one. */
