@@ -50,6 +50,8 @@ export interface ProgramHost {
   link(program: ObjectProgram, targets: readonly TargetFunction[]): LinkedProgram;
   readonly btf: Btf | undefined;
   readonly logLevel: number | undefined;
+  /** Some program of the object looks up what per-CPU maps hold for other threads. */
+  readonly sharesCpus: boolean;
   /** Programs that the file puts into program arrays. */
   readonly tailCalled: ReadonlySet<string>;
 }
@@ -149,8 +151,9 @@ export class ObjectProgram {
   get forAnyFunction(): boolean {
     return this.#forAnyFunction;
   }
+  /** How many functions its links were attached to so far. */
   get attached(): number {
-    return this.#links.reduce((sum, { targets }) => sum + targets.length, 0);
+    return this.#links.reduce((sum, { attached }) => sum + attached, 0);
   }
   get skipped(): readonly SkippedFunction[] {
     return [...this.#links.flatMap(({ skipped }) => skipped), ...this.#left];
@@ -188,6 +191,7 @@ export class ObjectProgram {
         ...(linked.lineInfo.length === 0 ? {} : { lineInfo: linked.lineInfo }),
         ...(target === undefined ? {} : { target }),
         ...(sleepable ? { sleepable } : {}),
+        ...(host.sharesCpus ? { sharesCpus: true } : {}),
         ...(host.logLevel === undefined ? {} : { logLevel: host.logLevel }),
       });
     } catch (cause) {

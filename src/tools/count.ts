@@ -21,9 +21,9 @@ const VALUE_BYTES = 8;
  *
  *     slot = counts[bpf_get_attach_cookie()];
  *     if (slot) __sync_fetch_and_add(slot, 1);
- *     return 0;
+ *     return result;
  */
-export function countProgram(counts: { readonly id: number }): BpfInsn[] {
+export function countProgram(counts: { readonly id: number }, result = 0): BpfInsn[] {
   const b = new ProgramBuilder();
   const out = b.label();
   b.call(HELPER.get_attach_cookie);
@@ -36,7 +36,7 @@ export function countProgram(counts: { readonly id: number }): BpfInsn[] {
   b.mov(R1, 1);
   b.atomicAdd(8, R0, 0, R1);
   b.bind(out);
-  b.mov(R0, 0);
+  b.mov(R0, result);
   b.exit();
   return b.build();
 }
@@ -56,7 +56,6 @@ export class Counter {
   /** Slot of each target, by its address; and the functions by slot. */
   readonly #slots = new Map<bigint, number>();
   readonly #functions: TargetFunction[] = [];
-  readonly #attachMs: number;
 
   /**
    * Loads the program and attaches it to what matches now; throws only where that is impossible as a whole.
@@ -78,7 +77,6 @@ export class Counter {
       maps: [this.#map],
     });
     attaching(now.filter(({ unresolved }) => unresolved === undefined).length);
-    const from = performance.now();
     const cookie = (target: TargetFunction): bigint => BigInt(this.#slotOf(target));
     const targets = now.map(target => ({
       target,
@@ -90,14 +88,13 @@ export class Counter {
       pattern: { selectors, cookie },
       skipInvalid: true,
     });
-    this.#attachMs = performance.now() - from;
     // The link has it.
     prog.free();
   }
 
   /** How long attaching took once the functions were known, ms. */
   get attachMs(): number {
-    return this.#attachMs;
+    return this.#link.attachMs;
   }
 
   /** Functions that matched so far. */

@@ -51,6 +51,12 @@ export class Stopper {
     this.#gadgets = gadgets;
   }
 
+  /** Code of the process that borrowed threads run: it must stay as it is. */
+  get borrowed(): readonly bigint[] {
+    const { syscall, restorer } = this.#gadgets;
+    return restorer === undefined ? [syscall] : [syscall, restorer];
+  }
+
   /** The program that this was made for is gone: execed away, or ended. */
   get void(): boolean {
     return this.process.gone || this.process.image !== this.#image;

@@ -49,7 +49,7 @@ export class CallReturns {
       name: 'unwinder',
       attachType: 'fentry',
       accessedArgs: [0, 1],
-      context: { layout: 'registers', words: OPAQUE_ARGS, read: 2, args: OPAQUE_LAYOUT.args },
+      context: { layout: 'registers', words: OPAQUE_ARGS, results: 1, read: 2, args: OPAQUE_LAYOUT.args },
       jitedSize: b.length,
       address,
       clobbers: UNWIND_CLOBBERS,

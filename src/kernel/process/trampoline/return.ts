@@ -27,8 +27,8 @@ import {
   CALL,
   CALL_CONTEXT,
   type CallTablePlace,
+  emitEndCall,
   emitFindCall,
-  LIVE,
   MOST_DEPTH,
 } from '../kfunc_md/call_table.js';
 import { ITEM, LISTS, RESULT, RESULT_PLACES } from '../kfunc_md/lists.js';
@@ -105,8 +105,7 @@ export function emitReturnTrampolines(a: Assembler, place: CallTablePlace): Labe
   a.jcc('ne', special);
   emitPrograms(a, done, [{ place: SAVED_WORDS * WORD, swapped: CALL.swapped }], 0);
   a.bind(done);
-  // As a whole: the next call loads it as a whole, perhaps before it is out of the store buffer.
-  a.sub(mem(rcx), LIVE);
+  emitEndCall(a);
   a.lea(rsp, mem(rsp, WORD));
   a.bind(leave);
   a.pop(rax);
