@@ -28,6 +28,9 @@ const SELECTORS = `
 A selector is [MODULE:]FUNCTION, both globs (* ? [a-z]). MODULE is a file's name with or without
 .so and version (libcrypto:EVP_*); without it the main program is meant. !SELECTOR excludes.`;
 
+const LOG =
+  "print the verifier's log: 1 the path that was refused, 2 every instruction, 4 statistics alone, or a sum";
+
 const SECTIONS = `
 Sections: fentry, fexit, fmod_ret, fsession, each also with .multi and .s, then /SELECTOR[,SELECTOR...]:
 SEC("fentry.multi/libc:malloc,libc:calloc"). A selector is [MODULE:]FUNCTION as for count.
@@ -127,7 +130,7 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
     .option('--target <program=selector>', 'attach a program to other functions (repeatable)', collect)
     .option('--record <map=struct>', "say of what type a ring buffer's records are (repeatable)", collect)
     .option('--allow-modify <selector>', 'functions whose result fmod_ret programs may change', collect)
-    .option('--log <level>', "print the verifier's log: 1 at branches, 2 every instruction", positiveInteger)
+    .option('--log <level>', LOG, logLevel)
     .option('--pin-dir <folder>', 'where pinned maps are kept between runs')
     .option('--json', 'print one JSON object on standard output at the end')
     .option('-v, --verbose', 'name each function that can not be attached, and why')
@@ -175,11 +178,7 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
     .option('--module <path>', "a library that is not in the system's folders (repeatable)", collect)
     .option('--target <program=selector>', 'verify a program for other functions (repeatable)', collect)
     .option('--set <variable=value>', 'set a global variable before loading (repeatable)', collect)
-    .option(
-      '--log <level>',
-      "print the verifier's log: 1 the path that was refused, 2 every instruction",
-      logLevel,
-    )
+    .option('--log <level>', LOG, logLevel)
     .option('--json', 'print one JSON object on standard output')
     .addHelpText(
       'after',

@@ -22,7 +22,7 @@ export interface VerifyOptions extends ObjectSettings {
   readonly file?: string;
   /** Libraries, for those that are not in the system's folders. */
   readonly module?: readonly string[];
-  /** The verifier's log: 1 or 2. */
+  /** The verifier's log: a sum of 1, 2 and 4. */
   readonly log?: number;
   readonly json?: boolean;
 }
@@ -98,8 +98,8 @@ function verdictOf(
     section,
     accepted: refused === undefined,
     instructions: slotCount(program),
-    processed: statistics?.processed ?? null,
-    peakStates: statistics?.peakStates ?? null,
+    processed: statistics?.processed ?? 0,
+    peakStates: statistics?.peakStates ?? 0,
     timeMs: judgement?.timeMs ?? 0,
     accessedArgs: refused === undefined ? program.prog.accessedArgs : [],
     refusal: refused === undefined ? undefined : readRefusal(refused, linked),

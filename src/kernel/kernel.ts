@@ -129,7 +129,7 @@ export interface ProgLoadAttr {
    */
   readonly argumentWords?: number;
   readonly sleepable?: boolean;
-  /** 0 none, 1 the log of a refusal with states at branches, 2 states at every instruction. */
+  /** A sum: 1 the path that is refused, 2 every instruction with what it changed, 4 statistics alone. */
   readonly logLevel?: number;
 }
 
@@ -147,6 +147,8 @@ export interface BpfProg {
   /** `BPF_OBJ_GET_INFO_BY_FD`: the program as it was verified, and its machine code with where each instruction begins. */
   readonly xlated?: readonly BpfInsn[];
   readonly jited?: { readonly address: bigint; readonly bytes: Uint8Array; readonly offsets: Int32Array };
+  /** With `Kernel.enableStats`, which was called before it was loaded: how often it ran, and for how long in all, ns. */
+  readonly stats?: { readonly runCount: bigint; readonly runTimeNs: bigint } | undefined;
   /** Runs that did not happen, because the thread was in the program already, or there were too many threads. */
   readonly missed?: bigint;
   /** Who loaded it needs it no more. It stays while links and program arrays have it, and goes with the last of them. */
@@ -244,12 +246,16 @@ export interface BpfLink {
   readonly id: number;
   /** The program that it runs now. */
   readonly prog: BpfProg;
-  /** What it is attached to now. */
+  /** What it is attached to now; of a link that was detached, what it was attached to last. */
   readonly targets: readonly LinkTarget[];
+  /** How many functions it was attached to so far: also those whose library is gone. */
+  readonly attached: number;
   /** What was left out under `skipInvalid`. */
   readonly skipped: readonly SkippedFunction[];
   /** How long the machine stood still for the last change, ms. */
   readonly pauseMs: number;
+  /** How long attaching took so far, of all functions that joined, ms. */
+  readonly attachMs: number;
   /** Calls that the program did not see, because the thread was inside it already. */
   readonly missed: bigint;
   info(): LinkInfo;
@@ -288,6 +294,11 @@ export interface Kernel {
   /** How many values a per-CPU map has for each key. */
   readonly possibleCpus: number;
   mapCreate(attr: MapCreateAttr): BpfMap;
+  /**
+   * `BPF_ENABLE_STATS`: programs that are loaded from now on count their runs and time. Throws EOPNOTSUPP where time can't
+   * be measured.
+   */
+  enableStats(): void;
   /** Verifies and compiles. Throws EACCES or EINVAL with the verifier's sentence. */
   progLoad(attr: ProgLoadAttr): BpfProg;
   /** A plain link for one `target`, a multi-link for `targets`. */

@@ -117,6 +117,8 @@ export class RecordingKernel implements Kernel {
   #next = 1;
   readonly #patterns: { readonly pattern: LinkPattern; readonly targets: LinkTarget[] }[] = [];
 
+  enableStats(): void {}
+
   mapCreate(attr: MapCreateAttr): RecordedMap {
     const map = new RecordedMap(this.#next++, attr);
     this.created.push(map);
@@ -153,8 +155,12 @@ export class RecordingKernel implements Kernel {
       id,
       prog,
       targets,
+      get attached() {
+        return targets.length;
+      },
       skipped: [],
       pauseMs: 0,
+      attachMs: 0,
       missed: 0n,
       info: () => {
         throw new Error('no link of this machine tells of itself');
@@ -164,8 +170,9 @@ export class RecordingKernel implements Kernel {
         link.detached = true;
       },
     };
-    if ('target' in attr) return { ...base, kind: 'tracing' };
-    return { ...base, kind: 'tracing_multi', add: more => void targets.push(...more) };
+    const kind = 'target' in attr ? 'tracing' : 'tracing_multi';
+    const add = (more: readonly LinkTarget[]): void => void targets.push(...more);
+    return Object.assign(base, { kind, add }) as TracingLink | TracingMultiLink;
   }
   /** A library brings a function: it joins the links whose patterns match. */
   bring(target: TargetFunction): void {

@@ -149,8 +149,9 @@ export class ObjectProgram {
   get forAnyFunction(): boolean {
     return this.#forAnyFunction;
   }
+  /** How many functions its links were attached to so far. */
   get attached(): number {
-    return this.#links.reduce((sum, { targets }) => sum + targets.length, 0);
+    return this.#links.reduce((sum, { attached }) => sum + attached, 0);
   }
   get skipped(): readonly SkippedFunction[] {
     return [...this.#links.flatMap(({ skipped }) => skipped), ...this.#left];

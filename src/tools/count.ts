@@ -56,7 +56,6 @@ export class Counter {
   /** Slot of each target, by its address; and the functions by slot. */
   readonly #slots = new Map<bigint, number>();
   readonly #functions: TargetFunction[] = [];
-  readonly #attachMs: number;
 
   /**
    * Loads the program and attaches it to what matches now; throws only where that is impossible as a whole.
@@ -78,7 +77,6 @@ export class Counter {
       maps: [this.#map],
     });
     attaching(now.filter(({ unresolved }) => unresolved === undefined).length);
-    const from = performance.now();
     const cookie = (target: TargetFunction): bigint => BigInt(this.#slotOf(target));
     const targets = now.map(target => ({
       target,
@@ -90,14 +88,13 @@ export class Counter {
       pattern: { selectors, cookie },
       skipInvalid: true,
     });
-    this.#attachMs = performance.now() - from;
     // The link has it.
     prog.free();
   }
 
   /** How long attaching took once the functions were known, ms. */
   get attachMs(): number {
-    return this.#attachMs;
+    return this.#link.attachMs;
   }
 
   /** Functions that matched so far. */

@@ -3,9 +3,10 @@
  * before. It ends however long a thread sits in a traced function: such a thread is in no code of ours, and the stop that
  * looks takes what it would run at its return off the call (`kfunc_md/settle.ts`).
  *
- * Two conditions, one after the other: a stop that finds no thread of the process in code of ours; and, for what only
- * one user may have at a time, that no child which the process forked is left. A child has our memory and its own text,
- * which still leads there; it is not stopped by us. What a child that came after the quiet stop has leads there no more.
+ * Two conditions, one after the other: that every thread which was in code of ours when it was retired was seen outside
+ * since, each in a stop of its own if need be (of many threads that are always busy there is always one inside); and, for
+ * what only one user may have at a time, that no child which the process forked is left. A child has our memory and its own
+ * text, which still leads there; it is not stopped by us. What a child that came later has leads there no more.
  */
 
 import { readdirSync } from 'node:fs';
@@ -13,10 +14,18 @@ import { programIdentity } from '../../process/process.js';
 
 type Free = () => void;
 
+/** What was retired, and the threads that may be in it. */
+interface Batch {
+  readonly quiet: readonly Free[];
+  readonly alone: readonly Free[];
+  waiting: number[];
+}
+
 export class GracePeriod {
   readonly #task: number;
   #quiet: Free[] = [];
   #alone: Free[] = [];
+  #batches: Batch[] = [];
   /** Quiet since, and perhaps in use by forked children. */
   #settled: Free[] = [];
 
@@ -25,7 +34,7 @@ export class GracePeriod {
     this.#task = task;
   }
 
-  /** `free` is called in the first stop that finds no thread in code of ours. */
+  /** `free` is called in the first stop by which no thread can be in what it frees. */
   whenQuiet(free: Free): void {
     this.#quiet.push(free);
   }
@@ -35,9 +44,9 @@ export class GracePeriod {
     this.#alone.push(free);
   }
 
-  /** A quiet stop would free something, or let it be freed. */
+  /** A stop may free something, or let it be freed. */
   get waitsForQuiet(): boolean {
-    return this.#quiet.length > 0 || this.#alone.length > 0;
+    return this.#quiet.length > 0 || this.#alone.length > 0 || this.#batches.length > 0;
   }
 
   /** Something waits for children to end. */
@@ -45,13 +54,21 @@ export class GracePeriod {
     return this.#settled.length > 0;
   }
 
-  /** In a stop: no thread is in code of ours, and no call under way names what was retired. */
-  quiet(): void {
-    const free = this.#quiet;
+  /** In a stop: these threads are in code of ours; of the others no call under way names what was retired. */
+  look(inside: ReadonlySet<number>): void {
+    this.#batches.push({ quiet: this.#quiet, alone: this.#alone, waiting: [...inside] });
     this.#quiet = [];
-    this.#settled.push(...this.#alone);
     this.#alone = [];
-    for (const one of free) one();
+    const over: Batch[] = [];
+    this.#batches = this.#batches.filter(batch => {
+      batch.waiting = batch.waiting.filter(tid => inside.has(tid));
+      if (batch.waiting.length === 0) over.push(batch);
+      return batch.waiting.length > 0 && (batch.quiet.length > 0 || batch.alone.length > 0);
+    });
+    for (const { quiet, alone } of over) {
+      this.#settled.push(...alone);
+      for (const free of quiet) free();
+    }
   }
 
   /** After a stop: frees what is nobody's. */

@@ -24,8 +24,10 @@ import type {
   TracingMultiLink,
 } from '../kernel.js';
 import { PreparedText } from './ftrace/text_edit.js';
+import { CycleScale } from './helpers/time.js';
 import { compileProgram } from './jit/compile.js';
 import { CALLER_SAVED } from './jit/register_map.js';
+import { STATISTICS } from './jit/statistics.js';
 import { programContext } from './link/context.js';
 import { Hooks } from './link/hooks.js';
 import type { Link } from './link/link.js';
@@ -65,6 +67,8 @@ export class ProcessKernel implements Kernel {
   readonly #programs = new Set<LoadedProgram>();
   readonly #types = new Map<Module, Btf | undefined>();
   #nextId = 1;
+  /** Programs that are loaded are timed. */
+  #cycles: CycleScale | undefined;
   #closed = false;
 
   /**
@@ -84,6 +88,7 @@ export class ProcessKernel implements Kernel {
     this.#targets = new Targets(this.#stopper);
     const places = findNoticePlaces(this.#targets);
     const { modules } = this.#targets;
+    if (modules.length === 0 && !process.alive()) throw process.goneError();
     if (modules.length === 0) throw nothingToTrace(this.#targets, process.pid);
     // Places are all in one module: the linker, or the static program.
     const low = places[0]?.low ?? modules[0].start;
@@ -192,6 +197,10 @@ export class ProcessKernel implements Kernel {
     return POSSIBLE_CPUS;
   }
 
+  enableStats(): void {
+    this.#cycles ??= new CycleScale();
+  }
+
   mapCreate(attr: MapCreateAttr): BpfMap {
     const map = createMap(attr, this.#nextId++, this.#arena, this.#runtime.mapSupport);
     this.#maps.set(map.id, map);
@@ -229,7 +238,9 @@ export class ProcessKernel implements Kernel {
         if (map instanceof ProgArray) map.accept(kind);
       }
     const missed = this.#arena.alloc(8);
-    const jited = compileProgram(verified, this.#runtime.jitEnv(maps, missed.address));
+    const scale = this.#cycles;
+    const counters = scale && this.#arena.alloc(STATISTICS.size);
+    const jited = compileProgram(verified, this.#runtime.jitEnv(maps, missed.address, counters?.address));
     const block = this.#code.alloc(jited.size);
     const address = this.#code.addressOf(block);
     const bytes = jited.place(address);
@@ -257,6 +268,7 @@ export class ProcessKernel implements Kernel {
       },
       {
         missed: missed.bytes,
+        statistics: scale && counters && { counters: counters.bytes, scale },
         unload: () => {
           this.#programs.delete(program);
           this.#letTypesGo();
@@ -265,6 +277,7 @@ export class ProcessKernel implements Kernel {
             this.#runtime.removeFaults(address, block.size);
             this.#code.free(block);
             this.#arena.free(missed);
+            if (counters !== undefined) this.#arena.free(counters);
             for (const map of used) map.release?.();
           });
           this.#runtime.expectQuiet();
@@ -295,9 +308,22 @@ export class ProcessKernel implements Kernel {
     if ([...this.#programs].every(({ prototype }) => prototype === undefined)) this.#types.clear();
   }
 
+  /** How many modules' types are kept. */
+  get heldTypes(): number {
+    return [...this.#types.values()].filter(types => types !== undefined).length;
+  }
+
   moduleTypes(module: string): Btf | undefined {
     const found = this.#targets.modules.find(m => m.name === module);
     return found && this.#typesOf(found);
+  }
+
+  /** Bytes of the shared memory that are in use: code (programs, trampolines, slots), and data. */
+  get bytesInUse(): { readonly code: number; readonly data: number } {
+    return {
+      code: this.#hooks.regions.reduce((sum, region) => sum + region.inUse, 0),
+      data: this.#arena.inUse,
+    };
   }
 
   /** Whether a program is loaded that prints. */
@@ -384,7 +410,7 @@ export class ProcessKernel implements Kernel {
       }
     } catch (cause) {
       // It ended or execed meanwhile: nothing of ours is left in it.
-      if (!(cause instanceof BpfError) || !this.void) throw cause;
+      if (!(cause instanceof BpfError) || (this.process.alive() && !this.void)) throw cause;
     } finally {
       this.#runtime.abandon();
     }

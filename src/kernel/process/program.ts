@@ -6,6 +6,8 @@
 import type { CallLayout } from '../../process/symbols/call_layout.js';
 import { BpfError } from '../errno.js';
 import type { AttachType, BpfProg, FunctionPrototype } from '../kernel.js';
+import type { CycleScale } from './helpers/time.js';
+import { STATISTICS } from './jit/statistics.js';
 
 export interface LoadedProgram extends BpfProg {
   readonly id: number;
@@ -36,13 +38,15 @@ export interface LoadedProgram extends BpfProg {
 }
 
 /** What a program is made of. */
-export type ProgramParts = Omit<LoadedProgram, 'free' | 'hold' | 'release' | 'missed'> & {
+export type ProgramParts = Omit<LoadedProgram, 'free' | 'hold' | 'release' | 'missed' | 'stats'> & {
   readonly tailEntry: bigint;
 };
 
 /** Where its counter of missed runs is, and what takes it out of the process. */
 export interface ProgramHome {
   readonly missed: Uint8Array;
+  /** Its counters of runs and cycles, and what they are in time; `undefined` where they are not counted. */
+  readonly statistics?: { readonly counters: Uint8Array; readonly scale: CycleScale } | undefined;
   /** The last user is gone. */
   unload(): void;
 }
@@ -53,15 +57,30 @@ export function loadedProgram(parts: ProgramParts, home: ProgramHome): LoadedPro
   let holders = 1;
   let owned = true;
   let missed: bigint | undefined;
+  let last: BpfProg['stats'];
+  /** What could not run was counted, and took no time to speak of. */
+  const statistics = (): BpfProg['stats'] => {
+    if (home.statistics === undefined) return undefined;
+    const { counters, scale } = home.statistics;
+    const words = new BigUint64Array(counters.buffer, counters.byteOffset, STATISTICS.size / 8);
+    return {
+      runCount: Atomics.load(words, STATISTICS.runs / 8) - Atomics.load(counter, 0),
+      runTimeNs: scale.nanoseconds(Atomics.load(words, STATISTICS.cycles / 8)),
+    };
+  };
   const release = (): void => {
     if (--holders > 0) return;
     missed = Atomics.load(counter, 0);
+    last = statistics();
     home.unload();
   };
   return {
     ...parts,
     get missed() {
       return missed ?? Atomics.load(counter, 0);
+    },
+    get stats() {
+      return last ?? statistics();
     },
     hold() {
       if (holders === 0)
@@ -84,8 +103,9 @@ export interface ProgramContext {
    * the same, with zeros behind the words that a function has.
    */
   readonly layout: 'registers' | 'prototype' | 'any';
-  /** Words in front of the return value, as it was verified. */
+  /** Words in front of the result, as it was verified, and words of the result. */
   readonly words: number;
+  readonly results: number;
   /** Words from the first to the last one that it reads; all that a function has where it reads them by number. */
   readonly read: number | 'all';
   /** By position of the argument, as it was verified. */

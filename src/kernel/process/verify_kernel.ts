@@ -99,6 +99,8 @@ export class VerifyKernel implements Kernel {
     };
   }
 
+  enableStats(): void {}
+
   functions(selectors: SelectorSet): TargetFunction[] {
     return this.#files.match(selectors);
   }

@@ -49,6 +49,8 @@ export interface CallLayout {
   readonly args: readonly (ArgumentWords | undefined)[];
   /** The words of the result: none for void, `undefined` where it is where we do not look (long double, vectors). */
   readonly result: readonly ResultPlace[] | undefined;
+  /** It is a structure in memory, and the word of the result its address. */
+  readonly resultInMemory: boolean;
 }
 
 /** Where eight bytes of a value are: an integer register, a vector register, or nowhere (padding). */
@@ -85,7 +87,7 @@ export function layoutOfIntegers(count: number, result: readonly ResultPlace[] =
   const args = Array.from({ length: count }, (_, i) =>
     i < words.length ? { first: i, count: 1 } : undefined,
   );
-  return { words, args, result };
+  return { words, args, result, resultInMemory: false };
 }
 
 function layOut(btf: Btf, params: readonly number[], returnType: number): CallLayout {
@@ -128,7 +130,7 @@ function layOut(btf: Btf, params: readonly number[], returnType: number): CallLa
     stack = Math.ceil((stack - WORD) / align) * align + WORD;
     for (let i = 0; i < count; i++, stack += WORD) words.push({ in: 'stack', offset: stack });
   }
-  return { words, args, result: resultOf(returned) };
+  return { words, args, result: resultOf(returned), resultInMemory: returned === 'memory' };
 }
 
 function resultOf(returned: ValueClass): readonly ResultPlace[] | undefined {
@@ -150,14 +152,26 @@ function sizeOf(btf: Btf, id: number): number {
   return kind === 'void' || kind === 'fwd' || kind === 'func' || kind === 'func_proto' ? 0 : btf.sizeOf(id);
 }
 
-/** Bytes of the multiple at which a value of the type lies in memory. */
+/**
+ * Bytes of the multiple at which a value of the type lies in memory. A packed structure of nothing but numbers of 16 bytes
+ * can't be told from one that is not.
+ */
 function alignmentOf(btf: Btf, id: number, steps: { left: number }): number {
   if (steps.left-- <= 0) return WORD;
   const type = btf.type(btf.resolve(id));
   switch (type.kind) {
     case 'struct':
-    case 'union':
-      return type.members.reduce((most, m) => Math.max(most, alignmentOf(btf, m.type, steps)), 1);
+    case 'union': {
+      let align = 1;
+      for (const { type: member, bitOffset, bitSize } of type.members) {
+        let own = alignmentOf(btf, member, steps);
+        // Types do not say that they are packed: where members lie, and how large the whole is, does.
+        while (bitSize === 0 && (bitOffset / 8) % own !== 0) own /= 2;
+        align = Math.max(align, own);
+      }
+      while (type.size % align !== 0) align /= 2;
+      return align;
+    }
     case 'array':
       return alignmentOf(btf, type.type, steps);
     case 'int':

@@ -65,4 +65,6 @@ export interface JitEnv {
   readonly tracer?: TracerWords;
   /** where runs that could not be are counted, a u64 */
   readonly missed?: bigint;
+  /** where its runs are counted (statistics.ts) */
+  readonly statistics?: bigint;
 }

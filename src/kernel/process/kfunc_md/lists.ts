@@ -5,10 +5,9 @@
  *      0  u64 serial      of this set of programs: rises with every change of any
  *      8  u64 result      0: in rax; else where its words are, see `resultCode`
  *     16  u64 exits       distance of the programs that run at the return from the lists' start
- *     24  the programs that run at entry, the modify-return programs, those at the return; each ended by an item
- *         without a bpf_func
+ *     24  the programs that run at entry, the modify-return programs, those at the return; each ended by a word of zero
  *
- *     item: u64 bpf_func, u64 cookie, u64 serial, u64 session, u64 returnAt, u64 missed
+ *     item: u64 bpf_func, u64 cookie, u64 serial, u32 session, u32 returnAt, u64 missed
  *
  * The first two words of an item are those of a record's program array, which ctx - 16 promises. `serial` tells when
  * the program joined: a call that was entered before does not run it at its return. `session` is the distance of the
@@ -43,10 +42,13 @@ export const ITEM = {
   cookie: 8,
   serial: 16,
   session: 24,
-  returnAt: 32,
-  missed: 40,
-  size: 48,
+  returnAt: 28,
+  missed: 32,
+  size: 40,
 } as const;
+
+/** Bytes of what ends each list. */
+export const LIST_END = 8;
 
 /** A program of the lists. */
 export interface ListItem {
@@ -70,7 +72,7 @@ export interface ProgramLists {
 
 /** Bytes that the lists take. */
 export function listsSize({ entries, modReturns, exits }: ProgramLists): number {
-  return LISTS.entries + (entries.length + modReturns.length + exits.length + 3) * ITEM.size;
+  return LISTS.entries + (entries.length + modReturns.length + exits.length) * ITEM.size + 3 * LIST_END;
 }
 
 /** Writes the lists; `bytes` holds `listsSize`. */
@@ -83,13 +85,13 @@ export function writeLists(bytes: Uint8Array, lists: ProgramLists): void {
       view.setBigUint64(at + ITEM.bpfFunc, item.bpfFunc, true);
       view.setBigUint64(at + ITEM.cookie, item.cookie, true);
       view.setBigUint64(at + ITEM.serial, item.serial, true);
-      view.setBigUint64(at + ITEM.session, BigInt(item.session), true);
-      view.setBigUint64(at + ITEM.returnAt, BigInt(item.returnAt), true);
+      view.setUint32(at + ITEM.session, item.session, true);
+      view.setUint32(at + ITEM.returnAt, item.returnAt, true);
       view.setBigUint64(at + ITEM.missed, item.missed, true);
       at += ITEM.size;
     }
     view.setBigUint64(at, 0n, true);
-    at += ITEM.size;
+    at += LIST_END;
     return start;
   };
   view.setBigUint64(LISTS.serial, lists.serial, true);

@@ -8,8 +8,9 @@
  * | integer, enum | integer, enum | size and signedness are the same |
  * | pointer to a structure | pointer to a structure | name and shape are the same |
  * | pointer to anything else | pointer | always: the program has only an address |
- * | a word of a structure by value | a word of a structure by value | always: the program has only a number |
- * | any of these but a pointer to a structure | an opaque function | always |
+ * | a structure by value | a structure by value | name and shape are the same |
+ * | floating point | floating point | the size is the same |
+ * | integer, enum, pointer to no structure | an opaque function | always |
  * | an opaque function | anything | always: the program has only numbers |
  */
 
@@ -39,55 +40,56 @@ export function disagreement(
 ): string | undefined {
   if (first === undefined) return undefined;
   for (const arg of args) {
-    const why = wordsDisagree(argument(first, arg), other && argument(other, arg), `argument ${arg + 1}`);
+    const why = partsDisagree(
+      argument(first, arg),
+      other === undefined ? 'opaque' : argument(other, arg),
+      `argument ${arg + 1}`,
+    );
     if (why !== undefined) return why;
   }
   if (!result) return undefined;
-  return wordsDisagree(resultOf(first), other && resultOf(other), 'result');
+  return partsDisagree(resultOf(first), other === undefined ? 'opaque' : resultOf(other), 'result');
 }
 
-/** One word of a call: what is there, `none` where the function has no such argument. */
-type Word =
-  | { readonly kind: 'typed'; readonly btf: Btf; readonly id: number }
-  | { readonly kind: 'part' | 'number' | 'none' };
+/** An argument or a result: its type, or that nothing is known of it, or that there is none. */
+type Part = { readonly btf: Btf; readonly id: number } | 'opaque' | 'none';
 
-function argument({ nargs, btf, args }: FunctionPrototype, position: number): Word {
-  if (position >= nargs) return { kind: 'none' };
+function argument({ nargs, btf, args }: FunctionPrototype, position: number): Part {
+  if (position >= nargs) return 'none';
   const id = args?.[position];
-  if (btf === undefined || id === undefined) return { kind: 'number' };
-  // A part of a structure by value, or the address of the result.
-  return id === 0 ? { kind: 'part' } : { kind: 'typed', btf, id };
+  return btf === undefined || id === undefined ? 'opaque' : { btf, id };
 }
 
-function resultOf({ btf, returns }: FunctionPrototype): Word {
-  if (btf === undefined || returns === undefined) return { kind: 'number' };
-  return returns === 0 ? { kind: 'none' } : { kind: 'typed', btf, id: returns };
+function resultOf({ btf, returns }: FunctionPrototype): Part {
+  if (btf === undefined || returns === undefined) return 'opaque';
+  return returns === 0 ? 'none' : { btf, id: returns };
 }
 
-function wordsDisagree(first: Word, other: Word | undefined, what: string): string | undefined {
-  if (first.kind === 'number') return undefined;
-  if (other === undefined) {
-    if (first.kind !== 'typed' || structureBehind(first.btf, first.id) === undefined) return undefined;
-    return `nothing is known of its types, and the program takes its ${what} for ${spelled(first)}`;
-  }
-  if (other.kind === 'none' && first.kind === 'none') return undefined;
-  const differ = `its ${what} is ${spelled(other)}, and the program was verified for ${spelled(first)}`;
-  if (first.kind === 'part' && other.kind === 'part') return undefined;
-  if (first.kind !== 'typed' || other.kind !== 'typed') return differ;
-  return typesAgree(first.btf, first.id, other.btf, other.id, true, { left: MAX_STEPS }) ? undefined : differ;
+function partsDisagree(first: Part, other: Part, what: string): string | undefined {
+  if (first === 'opaque' || (first === 'none' && other === 'none')) return undefined;
+  if (first !== 'none' && other === 'opaque')
+    return isNumber(first.btf, first.id)
+      ? undefined
+      : `nothing is known of its types, and the program takes its ${what} for ${spelled(first)}`;
+  if (
+    first !== 'none' &&
+    typeof other === 'object' &&
+    typesAgree(first.btf, first.id, other.btf, other.id, true, { left: MAX_STEPS })
+  )
+    return undefined;
+  return `its ${what} is ${spelled(other)}, and the program was verified for ${spelled(first)}`;
 }
 
-function spelled(word: Word): string {
-  switch (word.kind) {
-    case 'typed':
-      return word.btf.typeName(word.id);
-    case 'part':
-      return 'a part of a structure';
-    case 'number':
-      return 'a number';
-    case 'none':
-      return 'not there';
-  }
+function spelled(part: Part): string {
+  if (part === 'none') return 'none';
+  return part === 'opaque' ? 'a number' : part.btf.typeName(part.id);
+}
+
+/** What the verifier takes for a number, and finds in an integer register. */
+function isNumber(btf: Btf, id: number): boolean {
+  const { kind } = btf.type(btf.resolve(id));
+  if (kind === 'ptr') return structureBehind(btf, id) === undefined;
+  return kind === 'int' || kind === 'enum' || kind === 'enum64';
 }
 
 /** The structure or union that a pointer leads to, if it is one that the verifier follows. */

@@ -24,7 +24,6 @@ import type { VerifiedProgram } from '../verifier/verified.js';
 export const OPAQUE_ARGS = ARGUMENT_REGISTERS;
 
 const NOTHING: WordPlace = { in: 'nothing' };
-const RAX: readonly ResultPlace[] = ['rax'];
 
 export interface TargetContext {
   /** `nr_args` of the record: the words of arguments that the function has. */
@@ -49,15 +48,15 @@ export function contextOf(
   );
   let count = 0;
   for (const program of programs) count = Math.max(count, wordsRead(program, nrArgs));
-  for (const { context } of resultsFor) count = Math.max(count, context.words + 1);
+  for (const { context } of resultsFor) count = Math.max(count, context.words + context.results);
   const words = Array.from({ length: count }, (_, i): WordPlace => {
     if (i < nrArgs) return layout.words[i];
     return registers && i < ARGUMENT_REGISTERS ? { in: 'register', index: i } : NOTHING;
   });
   const any = programs.some(({ context }) => context.layout === 'any');
-  const result = layout.result ?? RAX;
+  const result = layout.result ?? [];
   // A program for any function finds two words, whatever the function returns.
-  return { nrArgs, words, result: any ? [result[0] ?? 'rax', result[1] ?? 'nowhere'] : result };
+  return { nrArgs, words, result: any ? [result[0] ?? 'nowhere', result[1] ?? 'nowhere'] : result };
 }
 
 /** How many of the words of a function that has `nrArgs` a program reads, from the first on. */
@@ -82,7 +81,7 @@ export function fits(
   const result = callLayout(prototype).result;
   // What a modify-return program returns goes to rax.
   if (attachType === 'fmod_ret' && !result?.every(place => place === 'rax')) return false;
-  if (readsReturnValue === true && result === undefined) return false;
+  if (readsReturnValue === true && result === undefined && program.context.layout !== 'any') return false;
   return others.every(other => agree(program, other, prototype));
 }
 
@@ -115,7 +114,7 @@ export function programContext(verified: VerifiedProgram): ProgramContext {
       'EINVAL',
       `a context has 1 to ${MOST_ARGUMENT_WORDS} words of arguments, not ${nargs}`,
     );
-  const { words, args } = contextLayout(env);
+  const { words, args, result } = contextLayout(env);
   let read = 0;
   for (const position of accessedArgs) {
     const there = args[position];
@@ -126,6 +125,7 @@ export function programContext(verified: VerifiedProgram): ProgramContext {
   return {
     layout: prototype !== undefined ? 'prototype' : any ? 'any' : 'registers',
     words: words.length,
+    results: Math.max(1, result?.length ?? 1),
     read: all ? 'all' : read,
     args,
   };

@@ -14,7 +14,7 @@ import { RefusedTargetError } from '../../refused.js';
 import { checkFunctions } from '../ftrace/check.js';
 import { exitDenied } from '../ftrace/exit_deny.js';
 import { sitesOf } from '../ftrace/module_sites.js';
-import type { PatchSite } from '../ftrace/patch_site.js';
+import { type PatchSite, patchSize } from '../ftrace/patch_site.js';
 import { PreparedText, type TextEdit } from '../ftrace/text_edit.js';
 import { GracePeriod } from '../grace.js';
 import { KfuncTable } from '../kfunc_md/table.js';
@@ -39,6 +39,8 @@ import { type Slot, type SlotProgram, Slots, type SlotWish } from './slots.js';
 /** How often a stop is tried again because a thread stands where it can't be moved from. */
 const BUSY_TRIES = 20;
 const BUSY_WAIT_MS = 2;
+/** The longest of what borrowed threads run: `mov rax, 15; syscall`. */
+const BORROWED_BYTES = 9n;
 
 /** One program of one link. */
 interface OnHook extends SlotProgram {
@@ -116,7 +118,7 @@ export class Hooks implements LinkHost {
 
   /** No thread of the stopped process is in code of ours, now, when it returns from a signal handler, or from a call. */
   isQuiet(stop: Stop): boolean {
-    const quiet = this.#slots.isQuiet(stop);
+    const quiet = this.#slots.threadsInside(stop).size === 0;
     return this.#returns.settle(stop, quiet) === 0 && quiet;
   }
 
@@ -177,9 +179,20 @@ export class Hooks implements LinkHost {
           return { name: of, aliases, address, size };
         }),
       );
-      for (const [k, i] of indexes.entries()) results[i] = found[k];
+      for (const [k, i] of indexes.entries()) {
+        const site = found[k];
+        results[i] =
+          'reason' in site || !this.#isBorrowed(targets[i], site) ? site : live('used-by-multitrace');
+      }
     }
     return results;
+  }
+
+  /** Threads that make system calls for us run bytes that the patch would replace. */
+  #isBorrowed(target: ProcessTarget, site: PatchSite): boolean {
+    const from = siteAddress({ target, site });
+    const to = from + BigInt(patchSize(site));
+    return this.#stopper.borrowed.some(at => at + BORROWED_BYTES > from && at < to);
   }
 
   attach(link: Link, wanted: readonly LinkTarget[], skipInvalid: boolean): Attached {
@@ -308,8 +321,14 @@ export class Hooks implements LinkHost {
       hook,
       programs: hook.programs.filter(p => p.link !== link),
     }));
-    // What somebody else wrote over our patches stays: it is not ours any more.
-    return this.#apply(changes, () => {}).pauseMs;
+    try {
+      // What somebody else wrote over our patches stays: it is not ours any more.
+      return this.#apply(changes, () => {}).pauseMs;
+    } catch (cause) {
+      // It ended meanwhile: there is nothing to restore.
+      if (cause instanceof BpfError && !this.#stopper.process.alive()) return 0;
+      throw cause;
+    }
   }
 
   /**
@@ -377,12 +396,12 @@ export class Hooks implements LinkHost {
     }
   }
 
-  /** Takes programs that left off the calls under way, and ends the grace period where no thread is in code of ours. */
+  /** Takes programs that left off the calls under way, and ends grace periods. */
   lookForQuiet(stop: Stop): void {
     if (!this.grace.waitsForQuiet) return;
-    const quiet = this.#slots.isQuiet(stop);
-    this.#returns.settle(stop, quiet);
-    if (quiet) this.grace.quiet();
+    const inside = this.#slots.threadsInside(stop);
+    this.#returns.settle(stop, inside.size === 0);
+    this.grace.look(inside);
   }
 
   #prepare(changes: readonly Change[]): PreparedChange[] {

@@ -46,6 +46,7 @@ export abstract class Link {
   /** Functions whose modules are gone. */
   #gone: LinkTarget[] = [];
   #pauseMs = 0;
+  #attachMs = 0;
   #detached = false;
   /** How many calls were missed, once nobody counts any more. */
   #missedAtEnd: bigint | undefined;
@@ -82,12 +83,20 @@ export abstract class Link {
     return this.#targets;
   }
 
+  get attached(): number {
+    return this.#targets.length + this.#gone.length;
+  }
+
   get skipped(): readonly SkippedFunction[] {
     return this.#skipped;
   }
 
   get pauseMs(): number {
     return this.#pauseMs;
+  }
+
+  get attachMs(): number {
+    return this.#attachMs;
   }
 
   get detached(): boolean {
@@ -113,7 +122,9 @@ export abstract class Link {
 
   protected join(targets: readonly LinkTarget[], skipInvalid: boolean): void {
     this.#checkAttached();
+    const from = performance.now();
     const done = this.#host.attach(this, targets, skipInvalid);
+    this.#attachMs += performance.now() - from;
     for (const target of done.targets) this.#targets.push(target);
     for (const skipped of done.skipped) this.#skipped.push(skipped);
     this.#pauseMs = done.pauseMs;

@@ -6,7 +6,7 @@ import type { SkipReason } from '../../kernel.js';
 export const LIVE_REFUSALS = {
   'text-modified': 'its code in memory is not what the file says: a debugger or another tracer changed it',
   'in-use': 'a thread was inside the bytes to be replaced whenever multitrace looked; try again',
-  'used-by-multitrace': 'multitrace uses it to see libraries as they load',
+  'used-by-multitrace': 'multitrace uses it, to see libraries as they load or to make system calls',
   'unknown-function': 'no module of the process has a function there',
   duplicate: 'it is in the link already',
   'not-allowed':

@@ -86,7 +86,9 @@ export function planSlot(wish: SlotWish, codes: TrampolineCode): SlotPlan {
   const nopSled = site.kind === 'nop-sled';
   const loaded = programs.map(({ program }) => program);
   const modReturns = loaded.filter(({ attachType }) => attachType === 'fmod_ret');
-  const context = contextOf(target.prototype, loaded, modReturns);
+  // Programs that look for the result before there is one find 0.
+  const early = loaded.filter(({ attachType }) => attachType === 'fmod_ret' || attachType === 'fsession');
+  const context = contextOf(target.prototype, loaded, early);
   const stack = loaded.some(({ needs }) => needs?.stack === true);
   // The trampoline of a nop sled is the same for all programs, and has no more than all need.
   const plain = isPlain(wish) && !(nopSled && (stack || !areRegisters(context.words)));

@@ -3,8 +3,8 @@
  *
  * A slot that text leads to is never changed: another set of programs on a function is another slot, with a global
  * trampoline that saves what those programs change. A thread that is still in the old one goes on undisturbed. The old
- * place is used again only for the same function, whose code in it is the same, and only after a stop that found no
- * thread in any code of ours.
+ * place is used again when no thread can be in it; and while forked children may be, only for the same function, with the
+ * same code in it.
  */
 
 import type { Module } from '../../../process/image.js';
@@ -13,7 +13,7 @@ import type { GracePeriod } from '../grace.js';
 import { writeLists } from '../kfunc_md/lists.js';
 import { ENTRY, type RecordEntry, writeEntries, writeRecord } from '../kfunc_md/record.js';
 import type { LoadedProgram } from '../program.js';
-import { isQuiet } from '../quiet.js';
+import { threadsInside } from '../quiet.js';
 import type { Arena, Block } from '../region/arena.js';
 import { type CodeBlock, CodeRegion } from '../region/code_region.js';
 import type { Stop, Stopper } from '../stopper.js';
@@ -141,13 +141,20 @@ export class Slots {
     const kept = { block, codeKey };
     if (spare === undefined) this.#spare.set(target.address, { owner: target.owner, blocks: [kept] });
     else spare.blocks.push(kept);
-    // A forked child's text may still lead to the slot.
-    if (more !== undefined) this.#grace.whenAlone(() => this.#arena.free(more));
+    // Until then a forked child's text may still lead to the slot: only the same code for the same function may have it.
+    this.#grace.whenAlone(() => {
+      if (more !== undefined) this.#arena.free(more);
+      const blocks = this.#spare.get(target.address)?.blocks;
+      const index = blocks?.indexOf(kept) ?? -1;
+      if (blocks === undefined || index < 0) return;
+      blocks.splice(index, 1);
+      block.region.free(block);
+    });
   }
 
-  /** No thread of the stopped process is in code of ours, now or when it returns from a signal handler. */
-  isQuiet(stop: Stop): boolean {
-    return isQuiet(this.#stopper.process, stop, this.#regions);
+  /** The threads of the stopped process that are in code of ours, now or when they return from a signal handler. */
+  threadsInside(stop: Stop): Set<number> {
+    return threadsInside(this.#stopper.process, stop, this.#regions);
   }
 
   /** Places of functions of modules that were unmapped may be anyone's. */

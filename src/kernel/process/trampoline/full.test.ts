@@ -102,7 +102,7 @@ function rig(wishes: readonly Wish[], shape: 'plain' | 'tail' | 'full table' = '
     a.mov(rdx, mem(rdi, from));
     a.mov(mem(r11, 8 + 8 * i), rdx);
   }
-  a.cmp(mem(rax, ITEM.session), 0);
+  a.cmp(mem(rax, ITEM.session), 0, 4);
   a.jcc('e', plain);
   a.mov(rdx, mem(rdi, FRAME.cookie));
   a.mov(r8, mem(rdx));

@@ -21,7 +21,7 @@ import {
   emitClaimCall,
   MOST_DEPTH,
 } from '../kfunc_md/call_table.js';
-import { ITEM, LISTS } from '../kfunc_md/lists.js';
+import { ITEM, LIST_END, LISTS } from '../kfunc_md/lists.js';
 import { RECORD } from '../kfunc_md/record.js';
 import { bit, CALLER_SAVED, ContextFrame, placesKey, WORD } from './context_frame.js';
 import { FRAME } from './frame.js';
@@ -231,7 +231,7 @@ class FullTrampoline {
     a.mov(this.#at(FRAME.entry), rsi);
     if (this.#spec.sessions) {
       const run = a.label();
-      a.mov(rax, mem(rsi, ITEM.session));
+      a.mov(rax, mem(rsi, ITEM.session), 4);
       a.test(rax, rax);
       a.jcc('e', run);
       // A session that can't see the return does not see the entry either.
@@ -280,13 +280,13 @@ class FullTrampoline {
     const a = this.#a;
     a.mov(this.#at(FRAME.entry), rsi);
     a.lea(rdi, this.#at(0));
-    a.mov(rax, mem(rsi, ITEM.returnAt));
+    a.mov(rax, mem(rsi, ITEM.returnAt), 4);
     a.mov(rdx, mem(rdi, 0, rax, 1));
     a.mov(this.#at(SWAPPED), rdx);
     a.mov(mem(rdi, 0, rax, 1), 0);
     a.callReg(mem(rsi, ITEM.bpfFunc));
     a.mov(rsi, this.#at(FRAME.entry));
-    a.mov(rdx, mem(rsi, ITEM.returnAt));
+    a.mov(rdx, mem(rsi, ITEM.returnAt), 4);
     a.mov(rcx, this.#at(SWAPPED));
     a.mov(mem(rsp, -this.#bottom, rdx, 1), rcx);
     a.test(rax, rax);
@@ -297,13 +297,14 @@ class FullTrampoline {
     const a = this.#a;
     const done = a.label();
     a.mov(rsi, this.#at(FRAME.entry));
+    a.add(rsi, LIST_END);
     const next = a.here();
-    a.add(rsi, ITEM.size);
     a.cmp(mem(rsi, ITEM.bpfFunc), 0);
     a.jcc('e', done);
     this.#emitModReturn();
-    a.jcc('e', next);
-    a.jmp(skip);
+    a.jcc('ne', skip);
+    a.add(rsi, ITEM.size);
+    a.jmp(next);
     a.bind(done);
   }
 
@@ -311,7 +312,7 @@ class FullTrampoline {
     const a = this.#a;
     for (let i = 0; i < direct.modReturns; i++) {
       a.mov(rsi, this.#at(FRAME.record));
-      a.add(rsi, direct.lists + LISTS.entries + (direct.entries + 1 + i) * ITEM.size);
+      a.add(rsi, direct.lists + LISTS.entries + LIST_END + (direct.entries + i) * ITEM.size);
       this.#emitModReturn();
       a.jcc('ne', skip);
     }

@@ -27,8 +27,8 @@ import {
   CALL,
   CALL_CONTEXT,
   type CallTablePlace,
+  emitEndCall,
   emitFindCall,
-  LIVE,
   MOST_DEPTH,
 } from '../kfunc_md/call_table.js';
 import { ITEM, LISTS, RESULT, RESULT_PLACES } from '../kfunc_md/lists.js';
@@ -105,8 +105,7 @@ export function emitReturnTrampolines(a: Assembler, place: CallTablePlace): Labe
   a.jcc('ne', special);
   emitPrograms(a, done, [{ place: SAVED_WORDS * WORD, swapped: CALL.swapped }], 0);
   a.bind(done);
-  // As a whole: the next call loads it as a whole, perhaps before it is out of the store buffer.
-  a.sub(mem(rcx), LIVE);
+  emitEndCall(a);
   a.lea(rsp, mem(rsp, WORD));
   a.bind(leave);
   a.pop(rax);
@@ -160,11 +159,11 @@ function emitPrograms(
   a.cmp(rax, mem(rcx, CALL.serial));
   a.jcc('a', next);
   a.mov(mem(rcx, CALL.item), rsi);
-  a.mov(rax, mem(rsi, ITEM.session));
+  a.mov(rax, mem(rsi, ITEM.session), 4);
   a.add(rax, rcx);
   a.mov(mem(rcx, CALL.cookie), rax);
   a.lea(rdi, mem(rcx, CALL_CONTEXT));
-  a.mov(rax, mem(rsi, ITEM.returnAt));
+  a.mov(rax, mem(rsi, ITEM.returnAt), 4);
   for (const [i, { place, swapped }] of results.entries()) {
     a.mov(r8, mem(rdi, i * WORD, rax, 1));
     a.mov(mem(rcx, swapped), r8);
@@ -174,7 +173,7 @@ function emitPrograms(
   a.callReg(mem(rsi, ITEM.bpfFunc));
   a.mov(rcx, mem(rsp, entryAt));
   a.mov(rsi, mem(rcx, CALL.item));
-  a.mov(rax, mem(rsi, ITEM.returnAt));
+  a.mov(rax, mem(rsi, ITEM.returnAt), 4);
   for (const [i, { swapped }] of results.entries()) {
     a.mov(r8, mem(rcx, swapped));
     a.mov(mem(rcx, CALL_CONTEXT + i * WORD, rax, 1), r8);

@@ -66,10 +66,12 @@ export interface VerifierEnv {
   readonly funcInfo?: readonly FuncInfo[] | undefined;
   readonly lineInfo?: readonly LineInfo[] | undefined;
   readonly sleepable?: boolean;
-  /** 0 none, 1 the path that was refused, 2 every instruction with what it changed */
+  /** a sum: 1 the path that is refused, 2 every instruction with what it changed, 4 statistics alone */
   readonly logLevel?: number;
   /** for tests: remembers a state wherever paths come together (BPF_F_TEST_STATE_FREQ) */
   readonly rememberOften?: boolean;
+  /** for tests: states are compared in every number that is read again, whether it matters or not */
+  readonly allPrecise?: boolean;
   readonly observe?: Observer;
 }
 

@@ -124,7 +124,10 @@ export class Step {
   /** The content of a register that is read. */
   read(register: number): Value {
     const value = this.state.get(register);
-    if (value.kind === 'not_init') this.fail('EACCES', `R${register} !read_ok`);
+    if (value.kind === 'not_init') {
+      const why = value.released ? ': what it pointed to was given back' : '';
+      this.fail('EACCES', `R${register} !read_ok${why}`);
+    }
     return value;
   }
 
