@@ -183,7 +183,7 @@ function linked(w: Writer): void {
   const size = random.pick<AccessSize>([4, 8, 8]);
   const onStack = random.once(2);
   const put = (from: Register): void => {
-    if (random.once(6)) p.mov(R3, from);
+    if (random.once(size === 4 ? 2 : 6)) p.mov(R3, from);
     if (onStack) p.store(size, R10, slot, from);
     else p.mov(R2, from).add(R2, distance);
   };
@@ -197,7 +197,7 @@ function linked(w: Writer): void {
     p.mov(R4, w.numbered()).jump('eq', R4, random.below(4), other);
     put(x);
     p.mov(R3, 0).goto(join).bind(other);
-    if (random.once(6)) put(w.numbered());
+    if (random.once(5)) put(x === R8 ? R7 : R8);
     else put(x);
     p.mov(R3, 0).mov(R4, 0).bind(join);
   }
