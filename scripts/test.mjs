@@ -18,7 +18,21 @@ const PACKAGES = [
     commands: ['nm', 'strip', 'objcopy', 'readelf'],
     used: 'symbols and stripped programs',
   },
-  { name: 'clang-19', commands: ['clang-19'], used: 'programs and BPF objects compiled by clang' },
+  {
+    name: 'clang-19',
+    commands: ['clang-19', 'clang++-19'],
+    used: 'programs and BPF objects compiled by clang',
+  },
+  {
+    name: 'libc++-19-dev',
+    files: ['/usr/lib/llvm-19/lib/libc++.so'],
+    used: 'programs with the unwinder of LLVM',
+  },
+  {
+    name: 'libunwind8',
+    files: ['/usr/lib/x86_64-linux-gnu/libunwind.so.8'],
+    used: 'programs with the unwinder of nongnu.org',
+  },
   {
     name: 'llvm-19',
     commands: ['llvm-objdump-19', 'llvm-mc-19'],

@@ -55,7 +55,6 @@ class CountTool implements SessionTool {
 
   modulesChanged(kernel: ProcessKernel): void {
     for (const module of kernel.modules()) this.#modules.add(module);
-    this.#counter?.extend();
     this.#notePause();
   }
 

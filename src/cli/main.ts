@@ -5,6 +5,7 @@
 
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
+import type { BenchOptions } from './bench.js';
 import { type CountOptions, count } from './count.js';
 import { demo } from './demo.js';
 import type { DumpOptions } from './dump.js';
@@ -131,6 +132,7 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
     .option('--allow-modify <selector>', 'functions whose result fmod_ret programs may change', collect)
     .option('--log <level>', LOG, logLevel)
     .option('--pin-dir <folder>', 'where pinned maps are kept between runs')
+    .option('--stats', 'count how often each program runs, and for how long')
     .option('--json', 'print one JSON object on standard output at the end')
     .option('-v, --verbose', 'name each function that can not be attached, and why')
     .addHelpText('after', SECTIONS)
@@ -207,6 +209,29 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
         run(async () => {
           const { isa } = await import('./isa.js');
           return isa(memory, options);
+        }),
+      ),
+    );
+
+  inherit(program.command('bench'))
+    .summary('measure what events cost, beside the kernel and other tools')
+    .description(
+      "Measures what one event costs, what attaching costs and what real work loses: ours, the kernel's uprobes, other" +
+        ' tools and hooks written by hand, in rounds of random order, in one run. It needs gcc for its traced program.',
+    )
+    .argument('[row...]', 'rows to measure, names or globs; all where left out')
+    .option('--list', 'print the rows that there are')
+    .option('--producers <n>', 'threads that call the traced function', positiveInteger)
+    .option('--seconds <s>', 'for each row, over all rounds (2 where left out)', seconds)
+    .option('--seed <n>', 'of the random order', positiveInteger)
+    .option('--svg <file>', 'write a plot')
+    .option('--install-peers', 'install the tools to compare with that are missing (root and apt-get)')
+    .option('--json', 'print a JSON array on standard output')
+    .action((rows: string[], options: BenchOptions) =>
+      done(
+        run(async () => {
+          const { bench } = await import('./bench.js');
+          return bench(rows, options);
         }),
       ),
     );

@@ -129,8 +129,6 @@ function whyOpaque(program: ObjectProgram, kernel: VerifyKernel, targets: FileTa
     if (!(cause instanceof BpfError)) throw cause;
     return cause.message;
   }
-  const untyped = matched.find(({ prototype }) => prototype === undefined);
-  if (untyped !== undefined)
-    return `${untyped.module} has no types of ${untyped.name}: neither BTF nor debug information`;
-  return `its ${matched.length} functions do not all take and return the same`;
+  const [first] = matched;
+  return `${first.module} has no types of ${first.name}: neither BTF nor debug information`;
 }

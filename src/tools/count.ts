@@ -8,14 +8,7 @@ import { HELPER } from '../bpf/helpers.js';
 import type { BpfInsn } from '../bpf/instruction.js';
 import { MAP_TYPE } from '../bpf/map_type.js';
 import { BpfError } from '../kernel/errno.js';
-import type {
-  BpfMap,
-  Kernel,
-  LinkTarget,
-  SkippedFunction,
-  TargetFunction,
-  TracingMultiLink,
-} from '../kernel/kernel.js';
+import type { BpfMap, Kernel, SkippedFunction, TargetFunction, TracingMultiLink } from '../kernel/kernel.js';
 import type { SelectorSet } from '../process/symbols/selector.js';
 
 /** Slots of the map for functions of libraries that are loaded later. Memory of slots that nobody touches costs nothing. */
@@ -28,9 +21,9 @@ const VALUE_BYTES = 8;
  *
  *     slot = counts[bpf_get_attach_cookie()];
  *     if (slot) __sync_fetch_and_add(slot, 1);
- *     return 0;
+ *     return result;
  */
-export function countProgram(counts: { readonly id: number }): BpfInsn[] {
+export function countProgram(counts: { readonly id: number }, result = 0): BpfInsn[] {
   const b = new ProgramBuilder();
   const out = b.label();
   b.call(HELPER.get_attach_cookie);
@@ -43,7 +36,7 @@ export function countProgram(counts: { readonly id: number }): BpfInsn[] {
   b.mov(R1, 1);
   b.atomicAdd(8, R0, 0, R1);
   b.bind(out);
-  b.mov(R0, 0);
+  b.mov(R0, result);
   b.exit();
   return b.build();
 }
@@ -58,24 +51,17 @@ export interface FunctionCount {
 
 /** Counts calls of the functions that selectors match, on one machine. */
 export class Counter {
-  readonly #kernel: Kernel;
-  readonly #selectors: SelectorSet;
   readonly #map: BpfMap;
   readonly #link: TracingMultiLink;
   /** Slot of each target, by its address; and the functions by slot. */
   readonly #slots = new Map<bigint, number>();
   readonly #functions: TargetFunction[] = [];
-  /** IFUNCs that have not been chosen so far; they join when they are. */
-  #unresolved: readonly SkippedFunction[] = [];
-  #attachMs = 0;
 
   /**
    * Loads the program and attaches it to what matches now; throws only where that is impossible as a whole.
    * `attaching` is told how many functions there are, before.
    */
   constructor(kernel: Kernel, selectors: SelectorSet, attaching: (functions: number) => void = () => {}) {
-    this.#kernel = kernel;
-    this.#selectors = selectors;
     const now = kernel.functions(selectors);
     this.#map = kernel.mapCreate({
       type: MAP_TYPE.ARRAY,
@@ -90,31 +76,40 @@ export class Counter {
       insns: countProgram(this.#map),
       maps: [this.#map],
     });
-    const targets = this.#newTargets(now);
-    attaching(targets.length);
-    const from = performance.now();
-    this.#link = kernel.linkCreate({ prog, targets, skipInvalid: true });
-    this.#attachMs = performance.now() - from;
+    attaching(now.filter(({ unresolved }) => unresolved === undefined).length);
+    const cookie = (target: TargetFunction): bigint => BigInt(this.#slotOf(target));
+    const targets = now.map(target => ({
+      target,
+      cookie: target.unresolved === undefined ? cookie(target) : 0n,
+    }));
+    this.#link = kernel.linkCreate({
+      prog,
+      targets,
+      pattern: { selectors, cookie },
+      skipInvalid: true,
+    });
+    // The link has it.
+    prog.free();
   }
 
   /** How long attaching took once the functions were known, ms. */
   get attachMs(): number {
-    return this.#attachMs;
+    return this.#link.attachMs;
   }
 
   /** Functions that matched so far. */
   get matched(): number {
-    return this.#functions.length + this.#unresolved.length;
+    return this.attached + this.skipped.length;
   }
 
   /** Those of them that were counted, at least for as long as their library was there. */
   get attached(): number {
-    return this.#functions.length - this.#link.skipped.length;
+    return this.#functions.length - this.skipped.filter(({ address }) => this.#slots.has(address)).length;
   }
 
   /** The others, and why. */
   get skipped(): readonly SkippedFunction[] {
-    return [...this.#link.skipped, ...this.#unresolved];
+    return this.#link.skipped;
   }
 
   get pauseMs(): number {
@@ -125,35 +120,15 @@ export class Counter {
     return this.#link.missed;
   }
 
-  /** Attaches to what matches now and did not before: libraries that were just loaded. */
-  extend(): void {
-    const targets = this.#newTargets(this.#kernel.functions(this.#selectors));
-    if (targets.length === 0) return;
-    const from = performance.now();
-    this.#link.add(targets);
-    this.#attachMs += performance.now() - from;
-  }
-
-  #newTargets(matched: readonly TargetFunction[]): LinkTarget[] {
-    const targets: LinkTarget[] = [];
-    const done = new Set(this.#link?.targets.map(t => t.target.address));
-    for (const { address } of this.#link?.skipped ?? []) done.add(address);
-    this.#unresolved = matched.flatMap(({ unresolved, module, name, address }) =>
-      unresolved === undefined ? [] : [{ ...unresolved, module, function: name, address }],
-    );
-    for (const target of matched) {
-      if (target.unresolved !== undefined || done.has(target.address)) continue;
-      // A library that was unloaded and loaded again at the same place keeps its slots.
-      let slot = this.#slots.get(target.address);
-      if (slot === undefined || this.#functions[slot].name !== target.name) {
-        slot = this.#functions.length;
-        if (slot >= this.#map.maxEntries) throw tooMany(slot);
-        this.#slots.set(target.address, slot);
-        this.#functions.push(target);
-      }
-      targets.push({ target, cookie: BigInt(slot) });
-    }
-    return targets;
+  /** The function's place in the map. A library that was unloaded and loaded again at the same place keeps its slots. */
+  #slotOf(target: TargetFunction): number {
+    const known = this.#slots.get(target.address);
+    if (known !== undefined && this.#functions[known].name === target.name) return known;
+    const slot = this.#functions.length;
+    if (slot >= this.#map.maxEntries) throw tooMany(slot);
+    this.#slots.set(target.address, slot);
+    this.#functions.push(target);
+    return slot;
   }
 
   /** How often each function was called so far; functions that could not be attached are not in it. */

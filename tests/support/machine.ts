@@ -10,7 +10,7 @@ import { type Invoke, interpret } from '../../src/bpf/interpreter.js';
 import { KFUNC } from '../../src/bpf/kfuncs.js';
 import { isMapOfMaps } from '../../src/bpf/map_type.js';
 import { BpfError } from '../../src/kernel/errno.js';
-import { argumentCount, attachTypeOf, type MapSpec } from '../../src/kernel/process/verifier/environment.js';
+import { argumentWords, attachTypeOf, type MapSpec } from '../../src/kernel/process/verifier/environment.js';
 import { type Admits, allows, type Beliefs } from '../../src/kernel/process/verifier/fixture.js';
 import { isReadable, isWritable, lockOffset } from '../../src/kernel/process/verifier/map_fields.js';
 import { type ArgumentType, prototypeOf } from '../../src/kernel/process/verifier/prototypes.js';
@@ -58,7 +58,7 @@ class Machine {
     this.beliefs = beliefs;
     this.random = random;
     const { memory } = this;
-    const nargs = argumentCount(program.env);
+    const nargs = argumentWords(program.env);
     const slots = attachTypeOf(program.env) === 'fentry' ? nargs : nargs + 1;
     const context = new Uint8Array(8 * slots);
     for (let i = 0; i < slots; i++) new DataView(context.buffer).setBigUint64(8 * i, this.number(), true);
@@ -312,7 +312,7 @@ class Machine {
     }
     if (id === HELPER.get_func_arg) {
       const number = Number((args[1] as bigint) & 0xffff_ffffn);
-      if (number < argumentCount(this.program.env) && !this.program.accessedArgs.includes(number))
+      if (number < argumentWords(this.program.env) && !this.program.accessedArgs.includes(number))
         throw new RangeError(`asks for argument ${number}, and says that it does not`);
     }
     if (id === HELPER.for_each_map_elem) return this.forEach(map as MapSpec, args, invoke);

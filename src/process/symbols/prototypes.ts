@@ -14,7 +14,6 @@ import { findDebugFile } from '../../elf/debug_file.js';
 import { ElfFile } from '../../elf/file.js';
 import { BpfError } from '../../kernel/errno.js';
 import type { FunctionPrototype } from '../../kernel/kernel.js';
-import { argumentRegisters } from './argument_registers.js';
 import { TypeCache } from './type_cache.js';
 
 export interface ModuleTypesOptions {
@@ -30,8 +29,8 @@ export interface ModuleTypesOptions {
 
 const TIME_LIMIT_MS = 20_000;
 
-/** Types that were looked for in this run, by build: `null` where there are none. */
-const known = new Map<string, Btf | null>();
+/** Types that were looked for in this run, by build: `null` where there are none. Kept while somebody uses them. */
+const known = new Map<string, WeakRef<Btf> | null>();
 
 /** The types of the program or library at `path`; `undefined` where it has none. Seconds the first time. */
 export function moduleTypes(path: string, options: ModuleTypesOptions = {}): Btf | undefined {
@@ -39,12 +38,11 @@ export function moduleTypes(path: string, options: ModuleTypesOptions = {}): Btf
     const elf = ElfFile.open(path);
     try {
       const key = keyOf(elf);
-      let types = known.get(key);
-      if (types === undefined) {
-        types = typesOf(elf, key, options) ?? null;
-        known.set(key, types);
-      }
-      return types ?? undefined;
+      const kept = known.get(key);
+      if (kept === null) return undefined;
+      const types = kept?.deref() ?? typesOf(elf, key, options);
+      if (kept?.deref() === undefined) known.set(key, types === undefined ? null : new WeakRef(types));
+      return types;
     } finally {
       elf.close();
     }
@@ -57,7 +55,7 @@ export function moduleTypes(path: string, options: ModuleTypesOptions = {}): Btf
 
 /**
  * What a function takes and returns; of several names (aliases of one function), the first that the types have.
- * `undefined` where they have none. Arguments are those in registers, in the order of the registers.
+ * `undefined` where they have none.
  */
 export function prototypeOf(btf: Btf, names: string | readonly string[]): FunctionPrototype | undefined {
   for (const name of typeof names === 'string' ? [names] : names) {
@@ -68,8 +66,7 @@ export function prototypeOf(btf: Btf, names: string | readonly string[]): Functi
     const params = proto.params.map(({ type }) => type);
     const variadic = params.length > 0 && params[params.length - 1] === 0;
     if (variadic) params.pop();
-    const args = argumentRegisters(btf, params, proto.returnType);
-    return { nargs: args.length, btf, args, returns: proto.returnType, variadic };
+    return { nargs: params.length, btf, args: params, returns: proto.returnType, variadic };
   }
   return undefined;
 }
