@@ -352,8 +352,12 @@ export class Facts {
 
 /** Registers that are read again, by instruction, before it. */
 function readAgain({ insns, operations, flow, subprograms }: Program): Uint16Array {
-  const reads = Uint16Array.from(insns, (insn, i) => readBy(insn, operations[i] as Operation));
-  const writes = Uint16Array.from(insns, (insn, i) => registersWritten(insn, operations[i] as Operation));
+  const reads = new Uint16Array(insns.length);
+  const writes = new Uint16Array(insns.length);
+  for (let i = 0; i < insns.length; i++) {
+    reads[i] = readBy(insns[i] as BpfInsn, operations[i] as Operation);
+    writes[i] = registersWritten(insns[i] as BpfInsn, operations[i] as Operation);
+  }
   for (;;) {
     const { before } = liveRegisters({
       length: insns.length,
