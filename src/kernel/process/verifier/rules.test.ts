@@ -937,6 +937,7 @@ describe('what a verified program says of itself', () => {
   test('what it needs of the thread', () => {
     expect(verify(end).needs).toEqual({
       stack: false,
+      record: false,
       thread: false,
       guard: false,
       faults: false,
