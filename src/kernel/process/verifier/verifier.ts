@@ -57,7 +57,7 @@ export function verifyProgram(insns: readonly BpfInsn[], env: VerifierEnv): Veri
       } catch (error) {
         if (error instanceof Restart) continue;
         if (!(error instanceof VerifierError)) throw error;
-        if (widened !== undefined && error.code === 'E2BIG') throw widened;
+        if (error.code === 'E2BIG') throw widened ?? error;
         if (widened !== undefined || !walk.pruning.widened) throw error;
         widened = error;
         continue;
