@@ -7,16 +7,15 @@ import { ProgramBuilder, R0, R1, R2, R10 } from '../bpf/builder.js';
 import { HELPER } from '../bpf/helpers.js';
 import type { BpfInsn } from '../bpf/instruction.js';
 import { MAP_TYPE } from '../bpf/map_type.js';
-import { BpfError } from '../kernel/errno.js';
 import type {
   BpfMap,
   Kernel,
   LinkTarget,
   SkippedFunction,
-  TargetFunction,
   TracingMultiLink,
 } from '../kernel/kernel.js';
 import type { SelectorSet } from '../process/symbols/selector.js';
+import { attempted, type NewTarget, SelectedTargets } from './targets.js';
 
 /** Slots of the map for functions of libraries that are loaded later. Memory of slots that nobody touches costs nothing. */
 const LATER_FUNCTIONS = 1 << 17;
@@ -58,15 +57,9 @@ export interface FunctionCount {
 
 /** Counts calls of the functions that selectors match, on one machine. */
 export class Counter {
-  readonly #kernel: Kernel;
-  readonly #selectors: SelectorSet;
+  readonly #targets: SelectedTargets;
   readonly #map: BpfMap;
   readonly #link: TracingMultiLink;
-  /** Slot of each target, by its address; and the functions by slot. */
-  readonly #slots = new Map<bigint, number>();
-  readonly #functions: TargetFunction[] = [];
-  /** IFUNCs that have not been chosen so far; they join when they are. */
-  #unresolved: readonly SkippedFunction[] = [];
   #attachMs = 0;
 
   /**
@@ -74,9 +67,8 @@ export class Counter {
    * `attaching` is told how many functions there are, before.
    */
   constructor(kernel: Kernel, selectors: SelectorSet, attaching: (functions: number) => void = () => {}) {
-    this.#kernel = kernel;
-    this.#selectors = selectors;
-    const now = kernel.functions(selectors);
+    this.#targets = new SelectedTargets(kernel, selectors);
+    const now = this.#targets.find(new Set());
     this.#map = kernel.mapCreate({
       type: MAP_TYPE.ARRAY,
       name: 'counts',
@@ -90,10 +82,9 @@ export class Counter {
       insns: countProgram(this.#map),
       maps: [this.#map],
     });
-    const targets = this.#newTargets(now);
-    attaching(targets.length);
+    attaching(now.length);
     const from = performance.now();
-    this.#link = kernel.linkCreate({ prog, targets, skipInvalid: true });
+    this.#link = kernel.linkCreate({ prog, targets: now.map(asLinkTarget), skipInvalid: true });
     this.#attachMs = performance.now() - from;
   }
 
@@ -104,17 +95,17 @@ export class Counter {
 
   /** Functions that matched so far. */
   get matched(): number {
-    return this.#functions.length + this.#unresolved.length;
+    return this.#targets.matched;
   }
 
   /** Those of them that were counted, at least for as long as their library was there. */
   get attached(): number {
-    return this.#functions.length - this.#link.skipped.length;
+    return this.#targets.functions.length - this.#link.skipped.length;
   }
 
   /** The others, and why. */
   get skipped(): readonly SkippedFunction[] {
-    return [...this.#link.skipped, ...this.#unresolved];
+    return [...this.#link.skipped, ...this.#targets.unresolved];
   }
 
   get pauseMs(): number {
@@ -127,33 +118,11 @@ export class Counter {
 
   /** Attaches to what matches now and did not before: libraries that were just loaded. */
   extend(): void {
-    const targets = this.#newTargets(this.#kernel.functions(this.#selectors));
+    const targets = this.#targets.find(attempted([this.#link]), this.#map.maxEntries);
     if (targets.length === 0) return;
     const from = performance.now();
-    this.#link.add(targets);
+    this.#link.add(targets.map(asLinkTarget));
     this.#attachMs += performance.now() - from;
-  }
-
-  #newTargets(matched: readonly TargetFunction[]): LinkTarget[] {
-    const targets: LinkTarget[] = [];
-    const done = new Set(this.#link?.targets.map(t => t.target.address));
-    for (const { address } of this.#link?.skipped ?? []) done.add(address);
-    this.#unresolved = matched.flatMap(({ unresolved, module, name, address }) =>
-      unresolved === undefined ? [] : [{ ...unresolved, module, function: name, address }],
-    );
-    for (const target of matched) {
-      if (target.unresolved !== undefined || done.has(target.address)) continue;
-      // A library that was unloaded and loaded again at the same place keeps its slots.
-      let slot = this.#slots.get(target.address);
-      if (slot === undefined || this.#functions[slot].name !== target.name) {
-        slot = this.#functions.length;
-        if (slot >= this.#map.maxEntries) throw tooMany(slot);
-        this.#slots.set(target.address, slot);
-        this.#functions.push(target);
-      }
-      targets.push({ target, cookie: BigInt(slot) });
-    }
-    return targets;
   }
 
   /** How often each function was called so far; functions that could not be attached are not in it. */
@@ -162,7 +131,7 @@ export class Counter {
     const key = new Uint8Array(KEY_BYTES);
     const keyView = new DataView(key.buffer);
     const counts: FunctionCount[] = [];
-    for (const [slot, { module, name, address }] of this.#functions.entries()) {
+    for (const [slot, { module, name, address }] of this.#targets.functions.entries()) {
       if (skipped.has(address)) continue;
       keyView.setUint32(0, slot, true);
       const value = this.#map.lookup(key)!;
@@ -183,9 +152,6 @@ export class Counter {
   }
 }
 
-function tooMany(slots: number): BpfError {
-  return new BpfError(
-    'E2BIG',
-    `the process loaded libraries with more functions than there is room to count (${slots}); give selectors that match fewer`,
-  );
+function asLinkTarget({ target, slot }: NewTarget): LinkTarget {
+  return { target, cookie: BigInt(slot) };
 }
