@@ -51,7 +51,7 @@ export abstract class SelectorTool<A extends Attachment> implements SessionTool 
   /** The tool on a program that was just opened; `attaching` is to be told how many functions there are, before. */
   protected abstract attach(kernel: ProcessKernel, attaching: (functions: number) => void): A;
   /** A program's last look: its maps can still be read. */
-  protected abstract leave(attachment: A): void;
+  protected abstract leave(attachment: A, kernel: ProcessKernel): void;
 
   opened(kernel: ProcessKernel): void {
     this.#look(kernel);
@@ -75,10 +75,10 @@ export abstract class SelectorTool<A extends Attachment> implements SessionTool 
     this.#pauseMs = Math.max(this.#pauseMs, this.current?.pauseMs ?? 0);
   }
 
-  closed(_kernel: ProcessKernel): void {
+  closed(kernel: ProcessKernel): void {
     const attachment = this.current;
     if (attachment === undefined) return;
-    this.leave(attachment);
+    this.leave(attachment, kernel);
     for (const skipped of attachment.skipped) this.#skipped.push(skipped);
     this.#matched += attachment.matched;
     this.#attached += attachment.attached;

@@ -7,13 +7,7 @@ import { ProgramBuilder, R0, R1, R2, R10 } from '../bpf/builder.js';
 import { HELPER } from '../bpf/helpers.js';
 import type { BpfInsn } from '../bpf/instruction.js';
 import { MAP_TYPE } from '../bpf/map_type.js';
-import type {
-  BpfMap,
-  Kernel,
-  LinkTarget,
-  SkippedFunction,
-  TracingMultiLink,
-} from '../kernel/kernel.js';
+import type { BpfMap, Kernel, LinkTarget, SkippedFunction, TracingMultiLink } from '../kernel/kernel.js';
 import type { SelectorSet } from '../process/symbols/selector.js';
 import { attempted, type NewTarget, SelectedTargets } from './targets.js';
 

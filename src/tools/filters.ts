@@ -1,7 +1,7 @@
 /** What calls are wanted, as the commands' options say: by duration, by result, by thread. */
 
 import { BpfError } from '../kernel/errno.js';
-import { opaqueResult, resultAs, type ResultSize } from './signature.js';
+import { opaqueResult, type ResultSize, resultAs } from './signature.js';
 
 const NS: Readonly<Record<string, number>> = { ns: 1, us: 1e3, µs: 1e3, ms: 1e6, s: 1e9 };
 
@@ -10,7 +10,10 @@ export function parseDuration(text: string): number {
   const match = /^(\d+(?:\.\d+)?)(ns|us|µs|ms|s)$/.exec(text);
   const ns = match === null ? Number.NaN : Math.round(Number(match[1]) * NS[match[2]]);
   if (!(ns >= 0 && ns <= Number.MAX_SAFE_INTEGER))
-    throw new BpfError('EINVAL', `'${text}' is no duration; write a number and ns, us, ms or s, such as 10us`);
+    throw new BpfError(
+      'EINVAL',
+      `'${text}' is no duration; write a number and ns, us, ms or s, such as 10us`,
+    );
   return ns;
 }
 
@@ -67,7 +70,10 @@ const MOST_TIDS = 64;
 export function parseTids(text: string): number[] {
   const tids = text.split(',').map(part => (/^\d+$/.test(part) ? Number(part) : 0));
   if (tids.some(tid => tid < 1 || tid >= 2 ** 31))
-    throw new BpfError('EINVAL', `'${text}' are no thread ids; write numbers with commas between, such as 12,34`);
+    throw new BpfError(
+      'EINVAL',
+      `'${text}' are no thread ids; write numbers with commas between, such as 12,34`,
+    );
   if (tids.length > MOST_TIDS)
     throw new BpfError('EINVAL', `${tids.length} thread ids are given; at most ${MOST_TIDS} can be`);
   return tids;

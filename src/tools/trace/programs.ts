@@ -7,7 +7,20 @@
  * for the returns of those calls that have been entered, and what is dropped is counted.
  */
 
-import { ProgramBuilder, type ProgramLabel, R0, R1, R2, R3, R4, R6, R7, R8, R9, R10 } from '../../bpf/builder.js';
+import {
+  ProgramBuilder,
+  type ProgramLabel,
+  R0,
+  R1,
+  R2,
+  R3,
+  R4,
+  R6,
+  R7,
+  R8,
+  R9,
+  R10,
+} from '../../bpf/builder.js';
 import { HELPER } from '../../bpf/helpers.js';
 import type { BpfInsn } from '../../bpf/instruction.js';
 import { KFUNC } from '../../bpf/kfuncs.js';

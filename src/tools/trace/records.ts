@@ -16,7 +16,15 @@ export const REGISTERS = 6;
 export const TEXT_BYTES = 80;
 export const MAX_TEXTS = 4;
 
-export const ENTERED = { time: 0, thread: 8, frame: 16, cookie: 24, lost: 32, registers: 40, size: 88 } as const;
+export const ENTERED = {
+  time: 0,
+  thread: 8,
+  frame: 16,
+  cookie: 24,
+  lost: 32,
+  registers: 40,
+  size: 88,
+} as const;
 export const ENTERED_TEXT = { lengths: 88, texts: 96, size: 96 + MAX_TEXTS * TEXT_BYTES } as const;
 export const RETURNED = { time: 0, thread: 8, frame: 16, result: 24, size: 32 } as const;
 export const RETURNED_TEXT = { length: 32, text: 40, size: 40 + TEXT_BYTES } as const;

@@ -157,7 +157,8 @@ export class Tracer {
     return this.#records.consume!(bytes => {
       const event = decodeRecord(bytes);
       // The process can write over the ring: what names no function of ours is not ours.
-      if (event !== undefined && (event.kind !== 'entered' || event.slot < this.#functions.length)) take(event);
+      if (event !== undefined && (event.kind !== 'entered' || event.slot < this.#functions.length))
+        take(event);
     }, limit);
   }
 
@@ -223,7 +224,12 @@ export class Tracer {
     this.#join(name, 'fentry', targets, program);
   }
 
-  #join(name: string, attachType: AttachType, targets: readonly LinkTarget[], program: () => BpfInsn[]): void {
+  #join(
+    name: string,
+    attachType: AttachType,
+    targets: readonly LinkTarget[],
+    program: () => BpfInsn[],
+  ): void {
     if (targets.length === 0) return;
     const known = this.#links.get(name);
     let from = performance.now();
