@@ -8,6 +8,7 @@ import { Command, CommanderError, Option } from 'commander';
 import { type CountOptions, count } from './count.js';
 import { demo } from './demo.js';
 import type { DumpOptions } from './dump.js';
+import type { LatencyOptions } from './latency.js';
 import { type ListOptions, list } from './list.js';
 import {
   collect,
@@ -125,6 +126,42 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
         run(async () => {
           const { trace } = await import('./trace.js');
           return trace(selectors, whatToTrace(options.pid, command), options);
+        }),
+      ),
+    );
+
+  inherit(program.command('latency'))
+    .summary('time functions')
+    .description(
+      'Prints how long calls of the functions that the selectors match take: calls, total, mean, median, 99th percentile' +
+        ' and maximum, by total. A call counts with all that it calls, a recursive one each time.',
+    )
+    .usage('SELECTOR... [options] (-- COMMAND [ARG...] | -p PID)')
+    .argument('<selector...>')
+    .option('-p, --pid <pid>', 'trace this running process', positiveInteger)
+    .option('-d, --duration <seconds>', 'end after so long; the program goes on', seconds)
+    .option('-i, --interval <seconds>', 'print what was measured in each interval', seconds)
+    .option('-t, --top <n>', 'print the n functions that took most time', positiveInteger)
+    .addOption(
+      new Option('--histogram [of]', 'print a histogram by powers of two: over all, or of each').choices([
+        'all',
+        'each',
+      ]),
+    )
+    .option('--min-duration <time>', 'only calls that took so long (10us; ns, us, ms, s)')
+    .option('--retval <condition>', "only calls that return such a result ('<0', '==null')")
+    .option('--tid <tid,...>', 'only these threads')
+    .option('--json', 'print one JSON object (and one for each interval) on standard output')
+    .option('-v, --verbose', 'name each function that can not be attached, and why')
+    .addHelpText(
+      'after',
+      `${SELECTORS}\n\nThe exit status is the command's; 1 where something failed, 2 for bad usage.`,
+    )
+    .action((selectors: string[], options: LatencyOptions & { pid?: number }) =>
+      done(
+        run(async () => {
+          const { latency } = await import('./latency.js');
+          return latency(selectors, whatToTrace(options.pid, command), options);
         }),
       ),
     );

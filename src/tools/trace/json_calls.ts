@@ -61,7 +61,7 @@ export class JsonCalls implements TraceSink {
         : {
             args: argumentsOf(call).map(({ name, type, word, text }) => ({
               name,
-              value: word === undefined ? null : valueOf(signature.btf, type, word),
+              value: word === undefined ? null : wordValue(signature.btf, type, word),
               ...(text === undefined ? {} : { text: textOf(text) ?? Buffer.from(text).toString('latin1') }),
             })),
           }),
@@ -81,10 +81,10 @@ function resultOf({ fn: { signature }, result }: Call): JsonValue {
     const value = opaqueResult(result);
     return value > -(2n ** 31n) && value < 2n ** 31n ? Number(value) : formatPointer(result);
   }
-  return seesResult(signature) ? valueOf(signature.btf, signature.returns, result) : null;
+  return seesResult(signature) ? wordValue(signature.btf, signature.returns, result) : null;
 }
 
-function valueOf(btf: Parameters<typeof decodeValue>[0], type: number, word: bigint): JsonValue {
+function wordValue(btf: Parameters<typeof decodeValue>[0], type: number, word: bigint): JsonValue {
   const resolved = btf.type(btf.resolve(type));
   if (resolved.kind === 'ptr') return word === 0n ? null : formatPointer(word);
   const bytes = new Uint8Array(8);
