@@ -1,4 +1,5 @@
 /* Call trees that are known beforehand, for trace and latency: what to do is the first argument. */
+#define _GNU_SOURCE
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdbool.h>
@@ -29,7 +30,7 @@ KEEP int top(int n) { return middle(n) - leaf(n); }
 
 KEEP const char *typed(const char *name, enum colour c, bool yes, int8_t small, uint64_t big, struct point *p) {
   static char text[64];
-  snprintf(text, sizeof text, "%s-%d", name ? name : "none", (int)c + yes + small + (int)big + (p ? p->x : 0));
+  snprintf(text, sizeof text, "%s-%d", (uintptr_t)name > 4095 ? name : "none", (int)c + yes + small + (int)big + (p ? p->x : 0));
   return name ? text : NULL;
 }
 KEEP void nothing(void *p) { __asm__ volatile("" : : "r"(p) : "memory"); }
@@ -37,7 +38,12 @@ KEEP bool odd(unsigned n) { return n & 1; }
 KEEP enum colour mixed(double d, int n, float f) { return d + f > n ? GREEN : RED; }
 KEEP long negative(long n) { return -n; }
 
-KEEP int fib(int n) { return n < 2 ? n : fib(n - 1) + fib(n - 2); }
+KEEP int fib(int n) {
+  if (n < 2) return n;
+  volatile int first = fib(n - 1);
+  volatile int second = fib(n - 2);
+  return first + second;
+}
 
 /* A tail call from one traced function to another. */
 KEEP int tail_end(int n) { return leaf(n); }

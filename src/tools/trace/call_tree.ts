@@ -109,7 +109,9 @@ export class CallTrees {
 
   enter(event: Entered, fn: TracedFunction): void {
     const { frame, time } = event;
-    const thread = this.#thread(event, event.lost);
+    const thread = this.#thread(event);
+    // What encloses it may have found no room.
+    const gap = noteLost(thread, event.lost);
     const found = this.#enclosing(thread, frame, time);
     const calls = found?.calls ?? [];
     const parent = calls.at(-1);
@@ -128,7 +130,7 @@ export class CallTrees {
       result: 0n,
       resultText: undefined,
     };
-    const open = found ?? this.#begin(thread, call, event.root);
+    const open = found ?? this.#begin(thread, call, event.root, gap);
     open.time = start;
     open.calls.push(call);
     this.#listener.entered(open.tree, call);
@@ -137,6 +139,7 @@ export class CallTrees {
   return(event: Returned): void {
     const thread = this.#threads.get(event.tid);
     if (thread === undefined) return;
+    noteLost(thread, event.lost);
     for (const open of thread.open) {
       const at = open.calls.findLastIndex(call => call.frame === event.frame);
       if (at < 0) continue;
@@ -176,15 +179,13 @@ export class CallTrees {
     this.#threads.clear();
   }
 
-  #thread({ pid, tid }: Entered, lost: number): Thread {
+  #thread({ pid, tid, lost }: Entered): Thread {
     let thread = this.#threads.get(tid);
     if (thread === undefined || thread.pid !== pid) {
       if (thread !== undefined) this.#endAll(thread, 'ended');
       thread = { pid, tid, open: [], lost };
       this.#threads.set(tid, thread);
     }
-    if (thread.lost !== lost) for (const { tree } of thread.open) tree.incomplete = true;
-    thread.lost = lost;
     return thread;
   }
 
@@ -207,11 +208,11 @@ export class CallTrees {
     return nearest;
   }
 
-  #begin(thread: Thread, root: Call, wanted: boolean): OpenTree {
+  #begin(thread: Thread, root: Call, wanted: boolean, incomplete: boolean): OpenTree {
     let stack = 0;
     while (thread.open.some(({ tree }) => tree.stack === stack)) stack++;
     const { pid, tid } = thread;
-    const tree: Tree = { id: ++this.#trees, pid, tid, stack, root, wanted, incomplete: false };
+    const tree: Tree = { id: ++this.#trees, pid, tid, stack, root, wanted, incomplete };
     const open = { tree, calls: [], time: root.start, stackId: this.#stackOf(root.frame) };
     thread.open.push(open);
     return open;
@@ -248,6 +249,14 @@ export class CallTrees {
       this.#endIfEmpty(thread, open);
     }
   }
+}
+
+/** Whether calls, of any thread, found no room since the thread's last event; its open trees may lack some then. */
+function noteLost(thread: Thread, lost: number): boolean {
+  if (thread.lost === lost) return false;
+  for (const { tree } of thread.open) tree.incomplete = true;
+  thread.lost = lost;
+  return true;
 }
 
 function isOn(open: OpenTree, address: number, stackId: number | undefined): boolean {

@@ -9,7 +9,7 @@
 
 import { argumentText, durationText, resultText } from './call_text.js';
 import type { Call, Outcome } from './call_tree.js';
-import type { Block, TraceSink } from './selection.js';
+import type { Block, Step, TraceSink } from './selection.js';
 
 const INDENT = 2;
 /** Deeper calls are not indented further: their depth is written instead. */
@@ -19,6 +19,8 @@ const DURATION_WIDTH = 9;
 const NAMED_AFTER = 12;
 /** A heading is written again after so long. */
 const HEAD_AGAIN_NS = 1e9;
+/** Calls that a piece of a tree is said to be within. */
+const MOST_WITHIN = 6;
 
 /** What a call that did not return says instead of a result. */
 export const OUTCOME_TEXT: Readonly<Record<Exclude<Outcome, 'open' | 'returned'>, string>> = {
@@ -73,6 +75,7 @@ export class TreePrinter implements TraceSink {
       if (this.#last !== undefined) lines.push('');
       lines.push(paint('head', `── ${this.#clock(start)}  ${who} ──`));
       this.#last = { who, at: start };
+      if (continued) lines.push(...this.#within(steps[0]));
     }
     for (let i = 0; i < steps.length; i++) {
       const { call, closed } = steps[i];
@@ -100,6 +103,16 @@ export class TreePrinter implements TraceSink {
       ...(stack === 0 ? [] : ['on another stack']),
       ...(continued ? ['(continued)'] : []),
     ].join(' ');
+  }
+
+  /** Which calls a piece of a tree is within. */
+  #within({ call, closed }: Step): string[] {
+    const names: string[] = [];
+    for (let at = closed ? call : call.parent; at !== undefined; at = at.parent) names.unshift(at.fn.name);
+    if (names.length === 0) return [];
+    const left = names.length - MOST_WITHIN;
+    const shown = left > 0 ? [`[${left}]`, ...names.slice(left)] : names;
+    return [this.#options.paint('dim', `${' '.repeat(DURATION_WIDTH)}  in ${shown.join(' > ')}`)];
   }
 
   /** Wall-clock time of day, to the microsecond. */

@@ -277,6 +277,9 @@ function emitReturned(
     b.store(8, R9, RETURNED.frame, R8);
     b.load(8, R3, R6, RESULT_AT);
     b.store(8, R9, RETURNED.result, R3);
+    b.ldMapValue(R1, maps.lost, LOST.calls);
+    b.load(8, R1, R1);
+    b.store(8, R9, RETURNED.lost, R1);
     also();
     b.mov(R1, R9);
     b.mov(R2, 0);

@@ -4,7 +4,8 @@
  *
  *     entered     0 time, ns     8 tgid << 32 | tid     16 frame     24 cookie     32 calls lost so far     40 six integer
  *                 registers; with text: 88 four lengths of 16 bits, 96 four texts
- *     returned    0 time     8 tgid << 32 | tid     16 frame     24 result; with text: 32 its length, 40 the text
+ *     returned    0 time     8 tgid << 32 | tid     16 frame     24 result     32 calls lost so far; with text: 40 its
+ *                 length, 48 the text
  *     unwound     0 time     8 tgid << 32 | tid     16 address: no call whose frame is at or below it goes on
  *
  * A frame is what `bpf_session_frame` gives: it pairs the return with the entry, and tells inner calls from outer ones.
@@ -26,8 +27,8 @@ export const ENTERED = {
   size: 88,
 } as const;
 export const ENTERED_TEXT = { lengths: 88, texts: 96, size: 96 + MAX_TEXTS * TEXT_BYTES } as const;
-export const RETURNED = { time: 0, thread: 8, frame: 16, result: 24, size: 32 } as const;
-export const RETURNED_TEXT = { length: 32, text: 40, size: 40 + TEXT_BYTES } as const;
+export const RETURNED = { time: 0, thread: 8, frame: 16, result: 24, lost: 32, size: 40 } as const;
+export const RETURNED_TEXT = { length: 40, text: 48, size: 48 + TEXT_BYTES } as const;
 export const UNWOUND = { time: 0, thread: 8, address: 16, size: 24 } as const;
 
 /** A cookie: which function, and what to do at it. */
@@ -81,6 +82,7 @@ export interface Returned extends Event {
   readonly kind: 'returned';
   readonly frame: number;
   readonly result: bigint;
+  readonly lost: number;
   readonly text?: Uint8Array;
 }
 
@@ -130,6 +132,7 @@ export function decodeRecord(bytes: Uint8Array): TraceEvent | undefined {
         tid: view.getUint32(RETURNED.thread, true),
         frame: number(RETURNED.frame),
         result: view.getBigUint64(RETURNED.result, true),
+        lost: number(RETURNED.lost),
       };
       if (bytes.length === RETURNED.size) return event;
       const text = textOf(bytes, RETURNED_TEXT.text, view.getUint16(RETURNED_TEXT.length, true));

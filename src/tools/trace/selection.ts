@@ -43,7 +43,7 @@ export interface SelectionOptions {
 
 /** A piece of a tree that goes on is shown after so long, or so many steps. */
 const PIECE_MS = 250;
-const PIECE_STEPS = 1000;
+const PIECE_STEPS = 20_000;
 /** Calls that are kept of a tree that is not known to be wanted yet. */
 const MAX_HELD = 100_000;
 
@@ -97,6 +97,7 @@ export class TreeSelection implements TreeListener {
     if (!tree.wanted) return;
     let growing = this.#growing.get(tree);
     if (growing === undefined) {
+      if (this.isFull) return;
       growing = {
         steps: [],
         calls: 0,
@@ -166,7 +167,7 @@ export class TreeSelection implements TreeListener {
     growing.calls = 0;
     growing.leftOut = 0;
     growing.continued = true;
-    if (steps.length === 0 && leftOut === 0) return;
+    if (steps.length === 0) return;
     if (!continued) this.#trees++;
     const wasFull = this.isFull;
     this.#shown += calls;
