@@ -128,7 +128,7 @@ export async function latency(
     const timer = everyInterval(tool, pid, options, options.interval);
     return () => clearInterval(timer);
   });
-  report(tool, ended, options, measureOverhead(filters));
+  report(tool, ended, options, measureOverhead());
   return sessionStatus(tool, selectorTexts, ended);
 }
 

@@ -94,6 +94,8 @@ class TraceTool extends SelectorTool<Tracer> {
 
   async #read(tracer: Tracer, trees: CallTrees): Promise<void> {
     const take = this.#taker(tracer, trees);
+    // Nothing is printed before all is ready for it: signals, for one, end tracing in order from here on.
+    await new Promise(resolve => setImmediate(resolve));
     let looked = performance.now();
     while (!tracer.closed) {
       const taken = tracer.consume(take, BATCH);

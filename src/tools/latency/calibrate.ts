@@ -14,7 +14,6 @@ import { SelectorSet } from '../../process/symbols/selector.js';
 import { CALLS, calibrationProgram, RESULTS, TRACED } from './calibration_program.js';
 import { percentile } from './histogram.js';
 import { Latency } from './latency.js';
-import type { LatencyFilters } from './program.js';
 
 export interface Overhead {
   /** What a traced call costs more than an untraced one, ns. */
@@ -28,7 +27,7 @@ const LIMIT_MS = 3000;
 const LOOK_MS = 2;
 
 /** `undefined` where it can't be measured: there is no folder to run a program from, or the process may not be traced. */
-export function measureOverhead(filters: LatencyFilters): Overhead | undefined {
+export function measureOverhead(): Overhead | undefined {
   let folder: string | undefined;
   let child: TracedProcess | undefined;
   try {
@@ -36,38 +35,36 @@ export function measureOverhead(filters: LatencyFilters): Overhead | undefined {
     const path = join(folder, 'calibration');
     writeFileSync(path, calibrationProgram(), { mode: 0o755 });
     child = spawnStopped([path]);
-    // Filters cost what they cost, and must let the calls pass.
-    const passing = { tids: filters.tids.length === 0 ? [] : [...filters.tids.slice(1), child.pid] };
-    return measure(child, passing);
+    return measure(child);
   } catch (cause) {
     if (cause instanceof BpfError || (cause as NodeJS.ErrnoException).code !== undefined) return undefined;
     throw cause;
   } finally {
     child?.kill(constants.signals.SIGKILL);
-    while (child !== undefined && child.poll() !== 'ended') child.pause(LOOK_MS);
+    const until = performance.now() + LIMIT_MS;
+    while (child !== undefined && child.poll() !== 'ended' && performance.now() < until) child.pause(LOOK_MS);
     if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
   }
 }
 
-function measure(child: TracedProcess, filters: LatencyFilters): Overhead | undefined {
+/** Whoever called ends the process: there is nothing to put back in it. */
+function measure(child: TracedProcess): Overhead | undefined {
   const kernel = new ProcessKernel(child);
-  try {
-    const latency = new Latency(kernel, SelectorSet.parse([TRACED]), filters);
-    child.resumeAll();
-    const until = performance.now() + LIMIT_MS;
-    const word = (at: number): number => Number(child.readWord(RESULTS.address + BigInt(at)));
-    while (word(RESULTS.done) === 0) {
-      if (performance.now() > until) return undefined;
-      child.pause(LOOK_MS);
-    }
-    const [seen] = latency.read();
-    if (seen === undefined) return undefined;
-    return {
-      perCall: (word(RESULTS.tracedNs) - word(RESULTS.plainNs)) / CALLS,
-      // Of an empty function: what it takes itself is within the error.
-      measured: percentile(seen.histogram, 0.5, seen.max),
-    };
-  } finally {
-    kernel.close();
+  const latency = new Latency(kernel, SelectorSet.parse([TRACED]), { tids: [] });
+  child.resumeAll();
+  const until = performance.now() + LIMIT_MS;
+  const word = (at: number): number => Number(child.readWord(RESULTS.address + BigInt(at)));
+  while (word(RESULTS.done) === 0) {
+    if (performance.now() > until) return undefined;
+    child.pause(LOOK_MS);
   }
+  const [seen] = latency.read();
+  if (seen === undefined) return undefined;
+  const overhead = {
+    perCall: (word(RESULTS.tracedNs) - word(RESULTS.plainNs)) / CALLS,
+    // Of an empty function: what it takes itself is within the error.
+    measured: percentile(seen.histogram, 0.5, seen.max),
+  };
+  kernel.close();
+  return overhead;
 }

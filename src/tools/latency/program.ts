@@ -217,7 +217,7 @@ function emitCount(b: ProgramBuilder, { stats, histograms }: LatencyMaps, out: P
 }
 
 /** r1 = the bucket of r7 (histogram.ts). Changes r2, r3. */
-function emitBucket(b: ProgramBuilder): void {
+export function emitBucket(b: ProgramBuilder): void {
   const done = b.label();
   const inRange = b.label();
   b.ldImm64(R2, (1n << BigInt(MAX_BITS)) - 1n);
