@@ -18,7 +18,11 @@ const PACKAGES = [
     commands: ['nm', 'strip', 'objcopy', 'readelf'],
     used: 'symbols and stripped programs',
   },
-  { name: 'clang-19', commands: ['clang-19'], used: 'programs and BPF objects compiled by clang' },
+  {
+    name: 'clang-19',
+    commands: ['clang-19', 'clang++-19'],
+    used: 'programs and BPF objects compiled by clang',
+  },
   {
     name: 'llvm-19',
     commands: ['llvm-objdump-19', 'llvm-mc-19'],

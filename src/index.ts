@@ -9,20 +9,26 @@ export type { BpfInsn } from './bpf/instruction.js';
 export { MAP_TYPE, UPDATE } from './bpf/map_type.js';
 export { BpfError, type ErrnoName } from './kernel/errno.js';
 export type {
+  BpfLink,
   BpfMap,
   BpfProg,
   Kernel,
   LinkCreateAttr,
+  LinkInfo,
+  LinkPattern,
   LinkTarget,
   MapCreateAttr,
+  MultiLinkCreateAttr,
   ProgLoadAttr,
   SkippedFunction,
   TargetCheck,
   TargetFunction,
+  TracingLink,
   TracingMultiLink,
 } from './kernel/kernel.js';
 export { ProcessKernel } from './kernel/process/machine.js';
 export { Session, type SessionEnd, type SessionTool } from './kernel/process/session.js';
+export { RefusedTargetError } from './kernel/refused.js';
 export * from './libbpf/index.js';
 export { openProcess, type TracedProcess } from './process/process.js';
 export { spawnStopped } from './process/spawn.js';

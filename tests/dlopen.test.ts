@@ -4,9 +4,12 @@
  */
 
 import { describe, expect, test } from 'vitest';
+import { missingBpfCompiler } from './support/bpf.js';
 import { describeRun, run } from './support/command.js';
 import { compileTarget, ownCounts } from './support/compile.js';
+import { linkObject } from './support/eight.js';
 import { countWithUprobes } from './support/independent.js';
+import { MULTITRACE } from './support/paths.js';
 import { countCommand, countOf } from './support/report.js';
 import { missingCommand, missingFile, uprobesRefused } from './support/skip.js';
 import { libraryOf } from './support/symbols.js';
@@ -91,5 +94,39 @@ describe('libraries loaded later', () => {
     expect(report.exit, describeRun(traced)).toEqual({ code: 3, signal: null });
     expect(traced.status).toBe(3);
     expect(report.functions.map(one => one.function)).toEqual(['main']);
+  });
+
+  test('run: plain and multi programs are on a library each time that it is loaded', async ({ skip }) => {
+    const lacking = missingBpfCompiler() ?? missingCommand('gcc');
+    skip(lacking !== undefined, lacking);
+    const plugin = compileTarget({ source: 'plugin.c', flags: ['-shared', '-fPIC'] });
+    const host = compileTarget({ source: 'host.c', flags: ['-rdynamic'] });
+    const traced = await run(MULTITRACE, ['run', linkObject('plugin'), '--json', '--', host, plugin, '20']);
+    expect(traced.status, describeRun(traced)).toBe(0);
+    const { globals, programs } = JSON.parse(traced.stdout) as {
+      globals: Record<string, Record<string, number>>;
+      programs: { name: string; skipped: unknown[] }[];
+    };
+    const own = ownCounts(traced.stderr);
+    const all = [...own.values()].reduce((sum, calls) => sum + calls, 0);
+    expect(own.get('plugin_work')).toBe(2000);
+    expect(globals['.bss']).toEqual({
+      plain: own.get('plugin_work'),
+      multi: all,
+      exits: own.get('plugin_step'),
+    });
+    expect(programs.flatMap(({ skipped }) => skipped)).toEqual([]);
+  });
+
+  test('run: a plain program that matches several functions is refused with a sentence', async ({ skip }) => {
+    const lacking = missingBpfCompiler() ?? missingCommand('gcc');
+    skip(lacking !== undefined, lacking);
+    const host = compileTarget({ source: 'host.c', flags: ['-rdynamic'] });
+    const target = ['--target', 'on_work=libc:mem*'];
+    const traced = await run(MULTITRACE, ['run', linkObject('plugin'), ...target, '--', host, 'x']);
+    expect(traced.status, describeRun(traced)).toBe(1);
+    expect(traced.stderr).toMatch(
+      /^multitrace: program on_work \(section "fentry\/plugin:plugin_work"\) is for one function, and \d+ match: libc.so.6:\S+, .*; name one with its module, or make it SEC\("fentry.multi\/…"\)$/m,
+    );
   });
 });

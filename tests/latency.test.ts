@@ -130,7 +130,7 @@ describe.skipIf(lacking)('latency', () => {
       'sleep',
       '2',
     ]);
-    expect(each.stdout).toMatch(/\ntrees:job\n +nsecs [^]*\ntrees:leaf\n +nsecs /);
+    expect(each.stdout).toMatch(/\ntrees:job\n +nsecs [\s\S]*\ntrees:leaf\n +nsecs /);
   });
 
   test('filters: --min-duration, --retval, --tid', async () => {

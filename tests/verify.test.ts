@@ -28,8 +28,8 @@ interface Program {
   section: string;
   accepted: boolean;
   instructions: number;
-  processed: number | null;
-  peakStates: number | null;
+  processed: number;
+  peakStates: number;
   timeMs: number;
   accessedArgs: number[];
   error: string | null;
@@ -127,6 +127,23 @@ const CASES: Record<string, Case> = {
   no_helper: {
     accepted: 'on_add2_id',
     sentence: /cannot use helper bpf_get_current_task#35: a process has no task_struct/,
+  },
+  past_context: {
+    accepted: 'on_add2_second',
+    sentence: /^invalid bpf_context access off=48 size=8: the traced function has 6 arguments$/,
+    registers: /^R1=ctx\(\)/,
+    advice: /read just those that it has/,
+  },
+  sleeps: {
+    program: 'on_greet',
+    accepted: 'on_greet_asleep',
+    sentence: /might sleep in a non-sleepable prog: bpf_copy_from_user#148/,
+    advice: /fentry\.s/,
+  },
+  given_back: {
+    accepted: 'on_add2_before',
+    sentence: /^R\d !read_ok: what it pointed to was given back$/,
+    advice: /Use it before it is submitted/,
   },
   large_stack: {
     accepted: 'on_add2_small',
@@ -293,7 +310,7 @@ describe.skipIf(lacking)(`multitrace verify${lacking === undefined ? '' : ` (${l
     );
     const error = (name: string) => programs.find(({ program }) => program === name)?.error;
     expect(error('of_a_kernel')).toMatch(/kprobe/);
-    expect(programs[0]).toMatchObject({ processed: null, target: null, opaque: null, log: '' });
+    expect(programs[0]).toMatchObject({ processed: 0, peakStates: 0, target: null, opaque: null, log: '' });
     expect(error('calls_nothing')).toMatch(/bpf_no_such_function/);
   });
 
@@ -342,7 +359,7 @@ describe.skipIf(lacking)(`multitrace verify${lacking === undefined ? '' : ` (${l
 
   test.each([
     ['no file', [], 2, /missing required argument/],
-    ['a log level that there is not', ['x.bpf.o', '--log', '3'], 2, /Give 1/],
+    ['a log level that there is not', ['x.bpf.o', '--log', '8'], 2, /Give 1/],
     ['a file that is not there', ['/no/such.bpf.o'], 1, /no such file/],
     [
       'an object for --file',

@@ -59,6 +59,8 @@ export interface InterpreterEnv {
   readonly probeLoads?: Uint8Array;
   /** told the index of each instruction before it runs, and what the registers hold */
   readonly visit?: (index: number, registers: BigUint64Array) => void;
+  /** how often may_goto goes on in each frame, 8,388,608 times if left out: that a program may count on no number */
+  readonly mayGotos?: number;
   /** instructions to run at most, 1,000,000 if left out */
   readonly limit?: number;
 }
@@ -111,7 +113,7 @@ class Interpreter {
   private code: Code;
   private index = 0;
   /** how often may_goto still goes on in this frame */
-  private mayGoto = MAX_LOOPS;
+  private mayGoto: number;
   private steps = 0;
   private tailCalls = 0;
 
@@ -119,6 +121,7 @@ class Interpreter {
     this.env = env;
     this.code = codeOf(insns);
     this.limit = env.limit ?? DEFAULT_LIMIT;
+    this.mayGoto = env.mayGotos ?? MAX_LOOPS;
     this.registers[FIRST_ARGUMENT] = env.context;
     this.registers[FIRST_ARGUMENT + 1] = env.length ?? 0n;
     this.registers[FRAME_POINTER] = env.framePointer;
@@ -213,7 +216,7 @@ class Interpreter {
     const kept = this.registers.slice(KEPT.first, KEPT.last + 2);
     this.frames.push({ code: this.code, index: back, kept, mayGoto: this.mayGoto });
     this.registers[FRAME_POINTER] = (this.registers[FRAME_POINTER] as bigint) - BigInt(STACK_SIZE);
-    this.mayGoto = MAX_LOOPS;
+    this.mayGoto = this.env.mayGotos ?? MAX_LOOPS;
     this.index = this.at(slot);
   }
 
@@ -250,7 +253,7 @@ class Interpreter {
     this.tailCalls++;
     this.code = codeOf(insns);
     this.index = 0;
-    this.mayGoto = MAX_LOOPS;
+    this.mayGoto = this.env.mayGotos ?? MAX_LOOPS;
     this.registers[FIRST_ARGUMENT] = context;
     return true;
   }

@@ -300,21 +300,25 @@ function readMemory(insn: BpfInsn): Operation | string {
   }
 }
 
-function isUnsigned(value: number, bits: number): boolean {
-  return Number.isInteger(value) && value >= 0 && value < 2 ** bits;
+function isUnsigned8(value: number): boolean {
+  return (value & 0xff) === value;
 }
 
-function isSigned(value: number, bits: number): boolean {
-  return Number.isInteger(value) && value >= -(2 ** (bits - 1)) && value < 2 ** (bits - 1);
+function isSigned16(value: number): boolean {
+  return (value << 16) >> 16 === value;
+}
+
+function isSigned32(value: number): boolean {
+  return (value | 0) === value;
 }
 
 function read(insn: BpfInsn): Operation | string {
   const { dst, src, offset, imm, imm64 } = insn;
-  if (!isUnsigned(insn.opcode, 8)) return `opcode ${insn.opcode} does not fit 8 bits`;
-  if (!isUnsigned(dst, 8) || dst >= REGISTERS) return `R${dst} is invalid`;
-  if (!isUnsigned(src, 8) || src >= REGISTERS) return `R${src} is invalid`;
-  if (!isSigned(offset, 16)) return `offset ${offset} does not fit 16 bits`;
-  if (!isSigned(imm, 32)) return `immediate ${imm} does not fit 32 bits`;
+  if (!isUnsigned8(insn.opcode)) return `opcode ${insn.opcode} does not fit 8 bits`;
+  if (!isUnsigned8(dst) || dst >= REGISTERS) return `R${dst} is invalid`;
+  if (!isUnsigned8(src) || src >= REGISTERS) return `R${src} is invalid`;
+  if (!isSigned16(offset)) return `offset ${offset} does not fit 16 bits`;
+  if (!isSigned32(imm)) return `immediate ${imm} does not fit 32 bits`;
   if (imm64 !== undefined && insn.opcode !== LD_IMM64) return 'only the 16-byte load has a 64-bit immediate';
   const cls = insn.opcode & CLASS_MASK;
   switch (cls) {

@@ -5,6 +5,7 @@
 
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError, Option } from 'commander';
+import type { BenchOptions } from './bench.js';
 import { type CountOptions, count } from './count.js';
 import { demo } from './demo.js';
 import type { DumpOptions } from './dump.js';
@@ -28,6 +29,9 @@ import type { VerifyOptions } from './verify.js';
 const SELECTORS = `
 A selector is [MODULE:]FUNCTION, both globs (* ? [a-z]). MODULE is a file's name with or without
 .so and version (libcrypto:EVP_*); without it the main program is meant. !SELECTOR excludes.`;
+
+const LOG =
+  "print the verifier's log: 1 the path that was refused, 2 every instruction, 4 statistics alone, or a sum";
 
 const SECTIONS = `
 Sections: fentry, fexit, fmod_ret, fsession, each also with .multi and .s, then /SELECTOR[,SELECTOR...]:
@@ -210,7 +214,7 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
     .option('--target <program=selector>', 'attach a program to other functions (repeatable)', collect)
     .option('--record <map=struct>', "say of what type a ring buffer's records are (repeatable)", collect)
     .option('--allow-modify <selector>', 'functions whose result fmod_ret programs may change', collect)
-    .option('--log <level>', "print the verifier's log: 1 at branches, 2 every instruction", positiveInteger)
+    .option('--log <level>', LOG, logLevel)
     .option('--pin-dir <folder>', 'where pinned maps are kept between runs')
     .option('--json', 'print one JSON object on standard output at the end')
     .option('-v, --verbose', 'name each function that can not be attached, and why')
@@ -258,11 +262,7 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
     .option('--module <path>', "a library that is not in the system's folders (repeatable)", collect)
     .option('--target <program=selector>', 'verify a program for other functions (repeatable)', collect)
     .option('--set <variable=value>', 'set a global variable before loading (repeatable)', collect)
-    .option(
-      '--log <level>',
-      "print the verifier's log: 1 the path that was refused, 2 every instruction",
-      logLevel,
-    )
+    .option('--log <level>', LOG, logLevel)
     .option('--json', 'print one JSON object on standard output')
     .addHelpText(
       'after',
@@ -292,6 +292,29 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
         run(async () => {
           const { isa } = await import('./isa.js');
           return isa(memory, options);
+        }),
+      ),
+    );
+
+  inherit(program.command('bench'))
+    .summary('measure what events cost, beside the kernel and other tools')
+    .description(
+      "Measures what one event costs, what attaching costs and what real work loses: ours, the kernel's uprobes, other" +
+        ' tools and hooks written by hand, in rounds of random order, in one run. It needs gcc for its traced program.',
+    )
+    .argument('[row...]', 'rows to measure, names or globs; all where left out')
+    .option('--list', 'print the rows that there are')
+    .option('--producers <n>', 'threads that call the traced function', positiveInteger)
+    .option('--seconds <s>', 'for each row, over all rounds (2 where left out)', seconds)
+    .option('--seed <n>', 'of the random order', positiveInteger)
+    .option('--svg <file>', 'write a plot')
+    .option('--install-peers', 'install the tools to compare with that are missing (root and apt-get)')
+    .option('--json', 'print a JSON array on standard output')
+    .action((rows: string[], options: BenchOptions) =>
+      done(
+        run(async () => {
+          const { bench } = await import('./bench.js');
+          return bench(rows, options);
         }),
       ),
     );

@@ -39,8 +39,10 @@ export function positiveInteger(text: string): number {
 
 /** A commander argument parser: how much the verifier logs. */
 export function logLevel(text: string): number {
-  if (text !== '0' && text !== '1' && text !== '2')
-    throw new InvalidArgumentError('Give 1 (the path that was refused) or 2 (every instruction).');
+  if (!/^[0-7]$/.test(text)) {
+    const levels = '1 (the path that was refused), 2 (every instruction), 4 (statistics)';
+    throw new InvalidArgumentError(`Give ${levels}, or a sum of them.`);
+  }
   return Number(text);
 }
 

@@ -49,6 +49,10 @@ const ADVICE: readonly Advice[] = [
       'What the register holds is no memory that a program may use; see what it held, and where it came from.',
   },
   {
+    sentence: /given back$/,
+    advice: 'Use it before it is submitted or discarded; afterwards nothing that pointed to it is of use.',
+  },
+  {
     sentence: /!read_ok/,
     advice:
       'It is read before anything was written to it on this path: give the variable a value on every path. Calls take away what r1 to r5 held.',

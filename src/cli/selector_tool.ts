@@ -22,8 +22,8 @@ export interface Attachment {
   readonly pauseMs: number;
   /** Calls that the program could not see. */
   readonly missed: bigint;
-  /** Attaches to what libraries brought. */
-  extend(): void;
+  /** Attaches to what libraries brought, where its links do not do so themselves. */
+  extend?(): void;
 }
 
 /** How long a command has to end by itself after Ctrl-C, which the terminal sends it too, ms. */
@@ -63,7 +63,7 @@ export abstract class SelectorTool<A extends Attachment> implements SessionTool 
 
   modulesChanged(kernel: ProcessKernel): void {
     this.#look(kernel);
-    this.current?.extend();
+    this.current?.extend?.();
     this.#notePause();
   }
 

@@ -22,7 +22,7 @@ export interface VerifyOptions extends ObjectSettings {
   readonly file?: string;
   /** Libraries, for those that are not in the system's folders. */
   readonly module?: readonly string[];
-  /** The verifier's log: 1 or 2. */
+  /** The verifier's log: a sum of 1, 2 and 4. */
   readonly log?: number;
   readonly json?: boolean;
 }
@@ -98,8 +98,8 @@ function verdictOf(
     section,
     accepted: refused === undefined,
     instructions: slotCount(program),
-    processed: statistics?.processed ?? null,
-    peakStates: statistics?.peakStates ?? null,
+    processed: statistics?.processed ?? 0,
+    peakStates: statistics?.peakStates ?? 0,
     timeMs: judgement?.timeMs ?? 0,
     accessedArgs: refused === undefined ? program.prog.accessedArgs : [],
     refusal: refused === undefined ? undefined : readRefusal(refused, linked),
@@ -129,8 +129,6 @@ function whyOpaque(program: ObjectProgram, kernel: VerifyKernel, targets: FileTa
     if (!(cause instanceof BpfError)) throw cause;
     return cause.message;
   }
-  const untyped = matched.find(({ prototype }) => prototype === undefined);
-  if (untyped !== undefined)
-    return `${untyped.module} has no types of ${untyped.name}: neither BTF nor debug information`;
-  return `its ${matched.length} functions do not all take and return the same`;
+  const [first] = matched;
+  return `${first.module} has no types of ${first.name}: neither BTF nor debug information`;
 }

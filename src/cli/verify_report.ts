@@ -15,9 +15,9 @@ export interface Verdict {
   readonly accepted: boolean;
   /** Slots of 8 bytes, with the functions that it calls. */
   readonly instructions: number;
-  /** Instructions walked over all paths, and states kept at once; null where the verifier does not say. */
-  readonly processed: number | null;
-  readonly peakStates: number | null;
+  /** Instructions walked over all paths, and states kept at once; 0 where it was refused before any was walked. */
+  readonly processed: number;
+  readonly peakStates: number;
   readonly timeMs: number;
   readonly accessedArgs: readonly number[];
   readonly refusal: Refusal | undefined;
@@ -44,8 +44,8 @@ export function formatVerdicts(verdicts: readonly Verdict[]): string {
     v.section,
     v.accepted ? 'accepted' : 'refused',
     grouped(v.instructions),
-    v.processed === null ? '-' : grouped(v.processed),
-    v.peakStates === null ? '-' : grouped(v.peakStates),
+    grouped(v.processed),
+    grouped(v.peakStates),
     v.timeMs.toFixed(1),
     v.accepted ? v.accessedArgs.join(',') || '-' : '-',
     v.target === undefined ? (v.opaque === undefined ? '-' : 'six integers') : declaration(v.target),
@@ -86,9 +86,9 @@ export function verdictsJson(verdicts: readonly Verdict[]): string {
       timeMs: Number(v.timeMs.toFixed(3)),
       accessedArgs: v.accessedArgs,
       error: v.error ?? null,
-      refusal: v.refusal === undefined ? null : refusalJson(v.refusal),
       log: v.log,
       file: v.file,
+      refusal: v.refusal === undefined ? null : refusalJson(v.refusal),
       target:
         v.target === undefined
           ? null

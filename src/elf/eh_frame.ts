@@ -31,6 +31,8 @@ export interface Cie {
   readonly signalFrame: boolean;
   readonly codeAlignment: number;
   readonly dataAlignment: number;
+  /** Exceptions stop in functions of this unit, or pass them by their clean-up code. */
+  readonly personality: boolean;
   /** DWARF number of the return address's column. */
   readonly returnRegister: number;
   /** FDEs carry augmentation data, with its length. */
@@ -161,6 +163,7 @@ function decodeCie(bytes: Buffer, at: number): Cie | undefined {
   return {
     encoding,
     signalFrame,
+    personality: augmentation.includes('P'),
     codeAlignment,
     dataAlignment,
     returnRegister,

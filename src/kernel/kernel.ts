@@ -122,8 +122,16 @@ export interface ProgLoadAttr {
   readonly lineInfo?: readonly LineInfo[];
   /** The function that it is verified against (`attach_btf_id`); an opaque one where left out. */
   readonly target?: TargetFunction;
+  /**
+   * Without a target: the context has so many words of arguments (1 to 12) and two of the result, which each function's
+   * prototype lays out; words that a function does not have are 0. Left out: the six registers of arguments as they are,
+   * and rax.
+   */
+  readonly argumentWords?: number;
   readonly sleepable?: boolean;
-  /** 0 none, 1 the log of a refusal with states at branches, 2 states at every instruction. */
+  /** Some program looks up what its per-CPU maps hold for other threads (`bpf_map_lookup_percpu_elem`). */
+  readonly sharesCpus?: boolean;
+  /** A sum: 1 the path that is refused, 2 every instruction with what it changed, 4 statistics alone. */
   readonly logLevel?: number;
 }
 
@@ -141,8 +149,12 @@ export interface BpfProg {
   /** `BPF_OBJ_GET_INFO_BY_FD`: the program as it was verified, and its machine code with where each instruction begins. */
   readonly xlated?: readonly BpfInsn[];
   readonly jited?: { readonly address: bigint; readonly bytes: Uint8Array; readonly offsets: Int32Array };
+  /** With `Kernel.enableStats`, which was called before it was loaded: how often it ran, and for how long in all, ns. */
+  readonly stats?: { readonly runCount: bigint; readonly runTimeNs: bigint } | undefined;
   /** Runs that did not happen, because the thread was in the program already, or there were too many threads. */
   readonly missed?: bigint;
+  /** Who loaded it needs it no more. It stays while links and program arrays have it, and goes with the last of them. */
+  free(): void;
 }
 
 /** A function of the machine that a selector matched. */
@@ -180,30 +192,96 @@ export interface LinkTarget {
   readonly cookie: bigint;
 }
 
-/** Attributes of `BPF_LINK_CREATE` for a tracing multi-link. */
+/** Attributes of `BPF_LINK_CREATE` for a plain tracing link: one program on one function. */
 export interface LinkCreateAttr {
   readonly prog: BpfProg;
-  readonly targets: readonly LinkTarget[];
-  /** Leave out what can't be attached; without it the first such function fails the whole link. */
-  readonly skipInvalid?: boolean;
+  readonly target: TargetFunction;
+  /** What `bpf_get_attach_cookie` gives; 0 where left out. */
+  readonly cookie?: bigint;
 }
 
-/** One program on many functions. */
-export interface TracingMultiLink {
-  readonly id: number;
+/** Functions by selectors: a link with a pattern has those that are there, and those that libraries bring later. */
+export interface LinkPattern {
+  readonly selectors: SelectorSet;
+  /** What `bpf_get_attach_cookie` gives at each; 0 where left out. */
+  cookie?(target: TargetFunction): bigint;
+}
+
+/** Attributes of `BPF_LINK_CREATE` for a tracing multi-link: functions, or a pattern. */
+export type MultiLinkCreateAttr = {
   readonly prog: BpfProg;
-  /** What it is attached to. */
+  /**
+   * Leave out what can't be attached; without it the first such function fails the whole link. Functions that come
+   * later are left out in any case.
+   */
+  readonly skipInvalid?: boolean;
+} & (
+  | { readonly targets: readonly LinkTarget[]; readonly pattern?: never }
+  /** `targets`: what the pattern matches now, where that was asked for already. */
+  | { readonly pattern: LinkPattern; readonly targets?: readonly LinkTarget[] }
+);
+
+/** `tracing`: one program on one function; `tracing_multi`: one program on many. */
+export type LinkKind = 'tracing' | 'tracing_multi';
+
+/** `BPF_OBJ_GET_INFO_BY_FD` of a link. */
+export interface LinkInfo {
+  readonly kind: LinkKind;
+  readonly id: number;
+  readonly progId: number;
+  readonly attachType: AttachType;
+  readonly targets: readonly {
+    readonly module: string;
+    readonly function: string;
+    readonly address: bigint;
+    readonly cookie: bigint;
+  }[];
+  readonly skipped: readonly SkippedFunction[];
+  readonly missed: bigint;
+}
+
+/**
+ * What every link has. Functions whose library is unloaded leave it; they come back when the library is loaded again.
+ */
+export interface BpfLink {
+  readonly kind: LinkKind;
+  readonly id: number;
+  /** The program that it runs now. */
+  readonly prog: BpfProg;
+  /** What it is attached to now; of a link that was detached, what it was attached to last. */
   readonly targets: readonly LinkTarget[];
+  /** How many functions it was attached to so far: also those whose library is gone. */
+  readonly attached: number;
   /** What was left out under `skipInvalid`. */
   readonly skipped: readonly SkippedFunction[];
   /** How long the machine stood still for the last change, ms. */
   readonly pauseMs: number;
+  /** How long attaching took so far, of all functions that joined, ms. */
+  readonly attachMs: number;
   /** Calls that the program did not see, because the thread was inside it already. */
   readonly missed: bigint;
-  /** Joins more targets to the link, all or nothing unless `skipInvalid`. */
-  add(targets: readonly LinkTarget[]): void;
+  info(): LinkInfo;
+  /**
+   * `BPF_LINK_UPDATE`: runs another program from now on, in one stop: each event of a call is seen by the old or by the
+   * new one. Cookies stay; a call under way that the old one saw enter is seen by the new one at its return. Throws
+   * EINVAL where the program is of another type or does not fit a function of the link, EPERM where `oldProg`
+   * (`BPF_F_REPLACE`) is not the one that it has; nothing is changed then.
+   */
+  update(prog: BpfProg, options?: { readonly oldProg?: BpfProg }): void;
   /** Restores every function. The link is of no use afterwards. */
   detach(): void;
+}
+
+/** One program on one function (`bpf_tracing_link`). */
+export interface TracingLink extends BpfLink {
+  readonly kind: 'tracing';
+}
+
+/** One program on many functions (`bpf_tracing_multi_link`). */
+export interface TracingMultiLink extends BpfLink {
+  readonly kind: 'tracing_multi';
+  /** Joins more targets to the link, all or nothing unless `skipInvalid`. */
+  add(targets: readonly LinkTarget[]): void;
 }
 
 /** How one function would be attached, or why not. */
@@ -218,11 +296,25 @@ export interface Kernel {
   /** How many values a per-CPU map has for each key. */
   readonly possibleCpus: number;
   mapCreate(attr: MapCreateAttr): BpfMap;
+  /**
+   * `BPF_ENABLE_STATS`: programs that are loaded from now on count their runs and time. Throws EOPNOTSUPP where time can't
+   * be measured.
+   */
+  enableStats(): void;
   /** Verifies and compiles. Throws EACCES or EINVAL with the verifier's sentence. */
   progLoad(attr: ProgLoadAttr): BpfProg;
-  linkCreate(attr: LinkCreateAttr): TracingMultiLink;
+  /** A plain link for one `target`, a multi-link for `targets`. */
+  linkCreate(attr: LinkCreateAttr): TracingLink;
+  linkCreate(attr: MultiLinkCreateAttr): TracingMultiLink;
   /** The functions that the selectors match now. */
   functions(selectors: SelectorSet): TargetFunction[];
+  /**
+   * The functions of these names, `[MODULE:]FUNCTION` without patterns, a list for each: none where there is none,
+   * several where several modules have one.
+   */
+  functionsNamed(names: readonly string[]): TargetFunction[][];
+  /** The function that begins at an address. */
+  functionAt(address: bigint): TargetFunction | undefined;
   /** What `linkCreate` would do with each, without doing it. */
   check(targets: readonly TargetFunction[]): TargetCheck[];
   /** Names of the modules that are there now. */

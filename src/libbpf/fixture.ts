@@ -12,12 +12,15 @@ import type {
   FunctionPrototype,
   Kernel,
   LinkCreateAttr,
+  LinkPattern,
   LinkTarget,
   MapCreateAttr,
   MapEntry,
+  MultiLinkCreateAttr,
   ProgLoadAttr,
   TargetCheck,
   TargetFunction,
+  TracingLink,
   TracingMultiLink,
 } from '../kernel/kernel.js';
 import type { SelectorSet } from '../process/symbols/selector.js';
@@ -112,6 +115,9 @@ export class RecordingKernel implements Kernel {
   there: TargetFunction[] = [];
   readonly types = new Map<string, Btf>();
   #next = 1;
+  readonly #patterns: { readonly pattern: LinkPattern; readonly targets: LinkTarget[] }[] = [];
+
+  enableStats(): void {}
 
   mapCreate(attr: MapCreateAttr): RecordedMap {
     const map = new RecordedMap(this.#next++, attr);
@@ -129,29 +135,60 @@ export class RecordingKernel implements Kernel {
       accessedArgs: [],
       jitedSize: 0,
       attr,
+      free: () => {},
     };
     this.progs.push(prog);
     return prog;
   }
-  linkCreate({ prog, targets }: LinkCreateAttr): TracingMultiLink {
-    const link = { prog, targets: [...targets], detached: false };
+  linkCreate(attr: LinkCreateAttr): TracingLink;
+  linkCreate(attr: MultiLinkCreateAttr): TracingMultiLink;
+  linkCreate(attr: LinkCreateAttr | MultiLinkCreateAttr): TracingLink | TracingMultiLink {
+    const { prog } = attr;
+    const targets: LinkTarget[] =
+      'target' in attr ? [{ target: attr.target, cookie: attr.cookie ?? 0n }] : [...(attr.targets ?? [])];
+    const link = { prog, targets, detached: false };
     this.links.push(link);
-    return {
-      id: this.#next++,
+    if ('pattern' in attr && attr.pattern !== undefined)
+      this.#patterns.push({ pattern: attr.pattern, targets });
+    const id = this.#next++;
+    const base = {
+      id,
       prog,
-      get targets() {
-        return link.targets;
+      targets,
+      get attached() {
+        return targets.length;
       },
       skipped: [],
       pauseMs: 0,
+      attachMs: 0,
       missed: 0n,
-      add: more => {
-        link.targets.push(...more);
+      info: () => {
+        throw new Error('no link of this machine tells of itself');
       },
+      update: () => {},
       detach: () => {
         link.detached = true;
       },
     };
+    const kind = 'target' in attr ? 'tracing' : 'tracing_multi';
+    const add = (more: readonly LinkTarget[]): void => void targets.push(...more);
+    return Object.assign(base, { kind, add }) as TracingLink | TracingMultiLink;
+  }
+  /** A library brings a function: it joins the links whose patterns match. */
+  bring(target: TargetFunction): void {
+    this.there.push(target);
+    for (const { pattern, targets } of this.#patterns)
+      if (this.functions(pattern.selectors).includes(target))
+        targets.push({ target, cookie: pattern.cookie?.(target) ?? 0n });
+  }
+  functionsNamed(wanted: readonly string[]): TargetFunction[][] {
+    return wanted.map(text => {
+      const [name, module] = text.split(':').reverse();
+      return this.there.filter(t => t.name === name && (module === undefined || t.module === module));
+    });
+  }
+  functionAt(address: bigint): TargetFunction | undefined {
+    return this.there.find(target => target.address === address);
   }
   functions(selectors: SelectorSet): TargetFunction[] {
     return this.there.filter(({ module, name }) => {

@@ -5,6 +5,7 @@
  */
 
 import { basename } from 'node:path';
+import { HELPER } from '../bpf/helpers.js';
 import type { Btf } from '../btf/btf.js';
 import { BtfExt } from '../btf/ext.js';
 import { BpfError } from '../kernel/errno.js';
@@ -24,7 +25,7 @@ import type { MapSnapshot } from './snapshot.js';
 const KCONFIG = '.kconfig';
 
 export interface LoadOptions {
-  /** Where pinned maps are shared and kept; without it none is pinned. */
+  /** Where pinned maps and links are shared and kept; without it none is pinned. */
   readonly pins?: Pins;
   /** What the maps and variables hold from the beginning: those of the object in the program that execed this one. */
   readonly carried?: ObjectSnapshot;
@@ -61,6 +62,7 @@ export class BpfObject implements Disposable {
   readonly #dataSections = new Map<number, GlobalSection>();
   #kernel: Kernel | undefined;
   #logLevel: number | undefined;
+  #pins: Pins | undefined;
   /** Types of modules, asked for once for each load. */
   readonly #moduleTypes = new Map<string, Btf | undefined>();
   readonly #rings = new Set<RingBuffer>();
@@ -98,7 +100,9 @@ export class BpfObject implements Disposable {
       if (key.startsWith('.')) Object.defineProperty(this.globals, key, { enumerable: false });
     this.programs = sections.code
       .filter(section => section.name !== TEXT)
-      .flatMap(section => this.#functions.of(section).map(fn => new ObjectProgram(programSpec(fn))));
+      .flatMap(section =>
+        this.#functions.of(section).map(fn => new ObjectProgram(programSpec(fn), () => this.#host())),
+      );
   }
 
   #readMaps(): MapSpec[] {
@@ -174,6 +178,7 @@ export class BpfObject implements Disposable {
     if (this.#kernel !== undefined) throw new BpfError('EBUSY', `${this.name} is loaded already`);
     this.#kernel = kernel;
     this.#logLevel = options.logLevel;
+    this.#pins = options.pins;
     try {
       for (const section of this.sections)
         section.load(kernel, this.name, options.carried?.globals.get(section.name));
@@ -188,7 +193,7 @@ export class BpfObject implements Disposable {
           const targets = program.matches(kernel).filter(({ unresolved }) => unresolved === undefined);
           const waits =
             options.deferUnmatched && program.selectors.length > 0 && !tailCalled.has(program.name);
-          if (targets.length > 0 || !waits) program.load(this.#host(), targets);
+          if (targets.length > 0 || !waits) program.load(targets);
         });
       }
       this.#fillProgramArrays(options);
@@ -214,6 +219,7 @@ export class BpfObject implements Disposable {
       btf: this.btf,
       logLevel: this.#logLevel,
       tailCalled: this.#tailCalled(),
+      sharesCpus: this.#functions.callHelper(HELPER.map_lookup_percpu_elem),
       link: (program, targets) => this.#link(program, targets),
     };
   }
@@ -293,24 +299,23 @@ export class BpfObject implements Disposable {
   }
 
   /**
-   * Attaches every program that is to be attached by itself to the functions that it matches now, and returns how many
-   * that are. Call it again when modules came: it attaches to what is new.
+   * Attaches every program that is to be attached by itself as its section says, and returns to how many functions. Links
+   * have what libraries bring later by themselves; call it again then for programs that had no function so far.
    */
   attach(): number {
-    const host = this.#host();
-    const tailCalled = this.#tailCalled();
+    const { tailCalled } = this.#host();
     let attached = 0;
     for (const program of this.programs) {
       if (!program.autoload || !program.autoattach) continue;
       if (program.selectors.length === 0 && tailCalled.has(program.name)) continue;
-      attached += program.attach(host);
+      attached += program.attach();
     }
     return attached;
   }
 
   /** Attaches one program, also one that does not attach by itself. */
   attachProgram(name: string, options: AttachOptions = {}): number {
-    return this.program(name).attach(this.#host(), options);
+    return this.program(name).attach(options);
   }
 
   /**
@@ -335,10 +340,10 @@ export class BpfObject implements Disposable {
     return { maps, globals };
   }
 
-  /** Detaches, lets go of programs and maps. It can be loaded again; variables keep their values. */
+  /** Detaches what is not pinned, lets go of programs and maps. It can be loaded again; variables keep their values. */
   destroy(): void {
     for (const ring of this.#rings) ring.close();
-    for (const program of this.programs) program.detach();
+    for (const program of this.programs) program.unload(this.#pins);
     for (const map of this.maps) map.free();
     const sections = this.sections.map(section => section.map);
     this.forget();

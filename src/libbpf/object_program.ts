@@ -5,17 +5,21 @@ import type { Btf } from '../btf/btf.js';
 import { BpfError } from '../kernel/errno.js';
 import type {
   AttachType,
+  BpfLink,
   BpfProg,
-  FunctionPrototype,
   Kernel,
+  LinkPattern,
   LinkTarget,
   SkippedFunction,
   TargetFunction,
   TracingMultiLink,
 } from '../kernel/kernel.js';
+import { RefusedTargetError } from '../kernel/refused.js';
 import { SelectorSet } from '../process/symbols/selector.js';
 import type { BpfFunction } from './functions.js';
 import type { LinkedProgram } from './link.js';
+import { type MultiTargets, resolveTargets } from './multi_targets.js';
+import type { Pins } from './pins.js';
 import { parseSectionName, type SectionName, splitSelectors } from './section_name.js';
 
 /** What the file says of a program. */
@@ -46,18 +50,24 @@ export interface ProgramHost {
   link(program: ObjectProgram, targets: readonly TargetFunction[]): LinkedProgram;
   readonly btf: Btf | undefined;
   readonly logLevel: number | undefined;
+  /** Some program of the object looks up what per-CPU maps hold for other threads. */
+  readonly sharesCpus: boolean;
   /** Programs that the file puts into program arrays. */
   readonly tailCalled: ReadonlySet<string>;
 }
 
 export interface AttachOptions {
-  /** These functions, instead of what the selectors match. */
-  readonly targets?: readonly TargetFunction[];
   /** What `bpf_get_attach_cookie` gives at each; 0 where left out. */
   readonly cookie?: (target: TargetFunction) => bigint;
   /** Fail as a whole where a function can't be attached, instead of leaving it out. */
   readonly strict?: boolean;
 }
+
+/** Where a program goes by one multi-link. */
+export type AttachMultiOptions = MultiTargets & {
+  /** Leave out what can't be attached, and what there is not: `skipped` has the list. */
+  readonly skipInvalid?: boolean;
+};
 
 export class ObjectProgram {
   readonly spec: ProgramSpec;
@@ -66,14 +76,21 @@ export class ObjectProgram {
   autoattach = true;
   #selectors: readonly string[];
   #set: SelectorSet | undefined;
+  readonly #host: () => ProgramHost;
   #prog: BpfProg | undefined;
-  #link: TracingMultiLink | undefined;
+  readonly #links: BpfLink[] = [];
+  /** The link that `attach` made. */
+  #own: BpfLink | undefined;
   #linked: LinkedProgram | undefined;
   #forAnyFunction = false;
-  #unresolved: readonly SkippedFunction[] = [];
+  /** It was verified without a target, for none was known. */
+  #untargeted = false;
+  #left: readonly SkippedFunction[] = [];
 
-  constructor(spec: ProgramSpec) {
+  /** `host`: the object's; throws EBADF before the object is loaded. */
+  constructor(spec: ProgramSpec, host: () => ProgramHost) {
     this.spec = spec;
+    this.#host = host;
     this.autoload = spec.kind?.autoload ?? !spec.section.startsWith('?');
     this.#selectors = spec.kind?.selectors ?? [];
   }
@@ -115,8 +132,13 @@ export class ObjectProgram {
     if (this.#prog !== undefined) return this.#prog;
     throw new BpfError('EBADF', `program ${this.name} is not loaded`);
   }
-  get link(): TracingMultiLink | undefined {
-    return this.#link;
+  /** The link that `attach` made, or the first of the others. */
+  get link(): BpfLink | undefined {
+    return this.#own ?? this.#links[0];
+  }
+  /** Every link that was made of it and not detached through it. */
+  get links(): readonly BpfLink[] {
+    return this.#links;
   }
   /** The program as it was given to the machine. */
   get linked(): LinkedProgram | undefined {
@@ -129,14 +151,15 @@ export class ObjectProgram {
   get forAnyFunction(): boolean {
     return this.#forAnyFunction;
   }
+  /** How many functions its links were attached to so far. */
   get attached(): number {
-    return this.#link?.targets.length ?? 0;
+    return this.#links.reduce((sum, { attached }) => sum + attached, 0);
   }
   get skipped(): readonly SkippedFunction[] {
-    return [...(this.#link?.skipped ?? []), ...this.#unresolved];
+    return [...this.#links.flatMap(({ skipped }) => skipped), ...this.#left];
   }
   get missed(): bigint {
-    return (this.#link?.missed ?? 0n) + (this.#prog?.missed ?? 0n);
+    return this.#links.reduce((sum, { missed }) => sum + missed, this.#prog?.missed ?? 0n);
   }
 
   /** The functions that it is for, as they are there now; none where it has no selectors. */
@@ -146,14 +169,16 @@ export class ObjectProgram {
     return kernel.functions(this.#set);
   }
 
-  /** Verifies and compiles it for `targets`. */
-  load(host: ProgramHost, targets: readonly TargetFunction[]): void {
+  /** Verifies and compiles it, against the first of `targets`. */
+  load(targets: readonly TargetFunction[]): void {
     if (this.#prog !== undefined) return;
+    const host = this.#host();
     const { attachType, sleepable } = this.#kind;
     const linked = host.link(this, targets);
     this.#forAnyFunction =
       host.tailCalled.has(this.name) || linked.maps.some(({ type }) => type === MAP_TYPE.PROG_ARRAY);
-    const target = this.#forAnyFunction ? undefined : withSharedPrototype(host.kernel, targets);
+    this.#untargeted = targets.length === 0;
+    const target = this.#forAnyFunction ? undefined : withPrototype(host.kernel, targets[0]);
     this.#linked = linked;
     try {
       this.#prog = host.kernel.progLoad({
@@ -166,6 +191,7 @@ export class ObjectProgram {
         ...(linked.lineInfo.length === 0 ? {} : { lineInfo: linked.lineInfo }),
         ...(target === undefined ? {} : { target }),
         ...(sleepable ? { sleepable } : {}),
+        ...(host.sharesCpus ? { sharesCpus: true } : {}),
         ...(host.logLevel === undefined ? {} : { logLevel: host.logLevel }),
       });
     } catch (cause) {
@@ -178,44 +204,153 @@ export class ObjectProgram {
   }
 
   /**
-   * Attaches it to what its selectors match now and did not before, and returns how many functions that are. A program
-   * that was not loaded for want of a function is loaded now. Throws EINVAL without selectors and targets.
+   * Attaches it as its section says, and returns to how many functions. A plain program goes to its function; a `.multi`
+   * program to all that its selectors match, now and when libraries come. What can't be attached is left out, unless
+   * `strict`. Returns 0 for a program that is attached, or whose functions are not there yet: call it again when
+   * libraries came. Throws EINVAL without selectors, and for a plain program that matches several functions.
    */
-  attach(host: ProgramHost, options: AttachOptions = {}): number {
-    const { kernel } = host;
-    if (options.targets === undefined && this.#selectors.length === 0)
+  attach(options: AttachOptions = {}): number {
+    if (this.#own !== undefined) return 0;
+    const { kernel } = this.#host();
+    if (this.#selectors.length === 0)
       throw new BpfError(
         'EINVAL',
         `program ${this.name} (section "${this.section}") has no target; name it in the section, SEC("${this.#kind.text}/libc:malloc"), or with --target ${this.name}=SELECTOR`,
       );
-    const matched = options.targets ?? this.matches(kernel);
-    const done = new Set(this.#link?.targets.map(({ target }) => target.address));
-    for (const { address } of this.#link?.skipped ?? []) done.add(address);
-    this.#unresolved = matched.flatMap(({ unresolved, module, name, address }) =>
+    const matched = this.matches(kernel);
+    const there = matched.filter(({ unresolved }) => unresolved === undefined);
+    this.#left = matched.flatMap(({ unresolved, module, name, address }) =>
       unresolved === undefined ? [] : [{ ...unresolved, module, function: name, address }],
     );
-    const fresh = matched.filter(({ unresolved, address }) => unresolved === undefined && !done.has(address));
-    if (fresh.length === 0) return 0;
-    this.load(host, fresh);
-    const targets: LinkTarget[] = fresh.map(target => ({ target, cookie: options.cookie?.(target) ?? 0n }));
-    const before = this.attached;
-    if (this.#link === undefined)
-      this.#link = kernel.linkCreate({ prog: this.prog, targets, skipInvalid: !options.strict });
-    else this.#link.add(targets);
-    return this.attached - before;
+    if (there.length === 0) return 0;
+    if (!this.#kind.multi) return this.#attachPlain(there, options);
+    // The link has those that are not resolved on its own list.
+    this.#left = [];
+    const { cookie, strict = false } = options;
+    const pattern = { selectors: this.#set!, ...(cookie === undefined ? {} : { cookie }) };
+    const targets = (strict ? there : matched).map(target => ({
+      target,
+      cookie: target.unresolved === undefined ? (cookie?.(target) ?? 0n) : 0n,
+    }));
+    this.#own = this.#multiLink(there, targets, pattern, !strict);
+    return this.#own.targets.length;
   }
 
-  detach(): void {
-    this.#link?.detach();
-    this.#link = undefined;
+  #attachPlain(there: readonly TargetFunction[], { cookie, strict = false }: AttachOptions): number {
+    const [target] = there;
+    if (there.length > 1)
+      throw new BpfError(
+        'EINVAL',
+        `program ${this.name} (section "${this.section}") is for one function, and ${there.length} match: ${names(there)}; name one with its module, or make it SEC("${this.attachType}.multi/…")`,
+      );
+    this.load(there);
+    try {
+      this.#own = this.#host().kernel.linkCreate({ prog: this.prog, target, cookie: cookie?.(target) ?? 0n });
+    } catch (cause) {
+      if (strict || !(cause instanceof RefusedTargetError)) throw cause;
+      this.#left = [cause.refused];
+      return 0;
+    }
+    this.#links.push(this.#own);
+    return 1;
+  }
+
+  #multiLink(
+    there: readonly TargetFunction[],
+    targets: readonly LinkTarget[],
+    pattern: LinkPattern | undefined,
+    skipInvalid: boolean,
+  ): TracingMultiLink {
+    // Nothing was known of its functions when it was loaded: now the first is.
+    if (this.#prog !== undefined && this.#untargeted && this.#links.length === 0 && there.length > 0) {
+      const { prog } = this;
+      this.#prog = undefined;
+      try {
+        this.load(there);
+      } catch (cause) {
+        this.#prog ??= prog;
+        throw cause;
+      }
+      prog.free();
+    }
+    this.load(there);
+    const { prog } = this;
+    const attr = { prog, targets, skipInvalid };
+    const link = this.#host().kernel.linkCreate(pattern === undefined ? attr : { ...attr, pattern });
+    this.#links.push(link);
+    return link;
+  }
+
+  /**
+   * Attaches a `.multi` program by one more link: by selectors, names, ids of BTF functions or addresses, with cookies.
+   * Where it was not loaded for a function before, it is verified against the first. All or nothing, unless
+   * `skipInvalid`. Throws EINVAL for a plain program, ENOENT for a function that there is not, EINVAL for a name that
+   * several modules have and for a function that the program does not fit, EEXIST for one that is named twice.
+   */
+  attachMulti(options: AttachMultiOptions): TracingMultiLink {
+    if (!this.#kind.multi)
+      throw new BpfError(
+        'EINVAL',
+        `program ${this.name} (section "${this.section}") is for one function; attachTracing attaches it to many`,
+      );
+    return this.#attachTo(options);
+  }
+
+  /**
+   * Attaches a program that was written for one function, `SEC("fentry/lib:function")`, as a multi program whose target
+   * is that function: to it alone, or to functions that agree with it. Throws as `attachMulti`, and EINVAL for a
+   * `.multi` program.
+   */
+  attachTracing(options?: AttachMultiOptions): TracingMultiLink {
+    if (this.#kind.multi)
+      throw new BpfError(
+        'EINVAL',
+        `program ${this.name} (section "${this.section}") is for many functions already; attach it with attachMulti`,
+      );
+    if (this.#prog === undefined) {
+      const own = this.matches(this.#host().kernel).filter(({ unresolved }) => unresolved === undefined);
+      if (own.length > 0) this.load(own);
+    }
+    return this.#attachTo(options ?? { selectors: this.#selectors });
+  }
+
+  #attachTo({ skipInvalid = false, ...wanted }: AttachMultiOptions): TracingMultiLink {
+    const { kernel } = this.#host();
+    const { targets, pattern, missing } = resolveTargets(kernel, wanted, skipInvalid);
+    const there = targets.flatMap(({ target }) => (target.unresolved === undefined ? [target] : []));
+    if (there.length === 0 && pattern === undefined)
+      throw new BpfError('ENOENT', `program ${this.name}: none of the functions is there to attach it to`);
+    const link = this.#multiLink(there, targets, pattern, skipInvalid);
+    this.#left = [...this.#left, ...missing];
+    return link;
+  }
+
+  /** Detaches every link that is not pinned. */
+  detach(pins?: Pins): void {
+    for (const link of this.#links) if (pins?.holdsLink(link) !== true) link.detach();
+    this.#links.length = 0;
+    this.#own = undefined;
+  }
+
+  /** Detaches it and lets go of the loaded program, which stays while a pinned link or a program array has it. */
+  unload(pins?: Pins): void {
+    this.detach(pins);
+    this.#prog?.free();
+    this.forget();
   }
 
   forget(): void {
-    this.#link = undefined;
+    this.#links.length = 0;
+    this.#own = undefined;
     this.#prog = undefined;
     this.#linked = undefined;
-    this.#unresolved = [];
+    this.#left = [];
   }
+}
+
+function names(functions: readonly TargetFunction[]): string {
+  const some = functions.slice(0, 3).map(({ module, name }) => `${module}:${name}`);
+  return `${some.join(', ')}${functions.length > some.length ? ', …' : ''}`;
 }
 
 /** What CO-RE did not find at the instruction that the verifier refused. */
@@ -225,24 +360,8 @@ function missingTypes({ poisoned }: LinkedProgram, message: string): string {
   return found === undefined ? '' : `: ${found.reason}`;
 }
 
-/**
- * The function that a program is verified against: the first, where all take and return the same. Functions that
- * differ have nothing in common but their registers: the program is verified for an opaque one.
- */
-function withSharedPrototype(kernel: Kernel, targets: readonly TargetFunction[]): TargetFunction | undefined {
-  const [first, ...others] = targets;
-  const prototype = first && kernel.prototypeOf(first);
-  if (prototype === undefined) return undefined;
-  const wanted = spelled(prototype);
-  const isSame = (other: TargetFunction): boolean => {
-    const theirs = kernel.prototypeOf(other);
-    return theirs !== undefined && spelled(theirs) === wanted;
-  };
-  return others.every(isSame) ? { ...first, prototype } : undefined;
-}
-
-function spelled({ nargs, btf, args, returns }: FunctionPrototype): string {
-  if (btf === undefined) return String(nargs);
-  const names = [...(args ?? []), ...(returns === undefined ? [] : [returns])].map(id => btf.typeName(id));
-  return `${nargs} ${names.join(', ')}`;
+/** The function with what it takes and returns; `undefined` for an opaque one, as for none. */
+function withPrototype(kernel: Kernel, target: TargetFunction | undefined): TargetFunction | undefined {
+  const prototype = target && kernel.prototypeOf(target);
+  return target && prototype && { ...target, prototype };
 }

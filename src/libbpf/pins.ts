@@ -1,15 +1,16 @@
 /**
- * Maps that are pinned by name. Objects that are loaded into one process share a map of one name; its contents are
+ * Maps and links that are pinned by name. Objects that are loaded into one process share a map of one name; its contents are
  * kept in a file of the run directory when the session ends, and put into the next session's map. A map lives in the
  * memory of the process that it was made for: two sessions at the same time do not share it, and of what they leave
- * the later one stays.
+ * the later one stays. A pinned link stays attached when the object that made it goes, until it is unpinned, or the
+ * session ends.
  */
 
 import { lstatSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { MAP_TYPE, mapTypeName } from '../bpf/map_type.js';
 import { BpfError } from '../kernel/errno.js';
-import type { BpfMap, Kernel } from '../kernel/kernel.js';
+import type { BpfLink, BpfMap, Kernel } from '../kernel/kernel.js';
 import { canBeKept, type MapSnapshot, restoreSnapshot, takeSnapshot } from './snapshot.js';
 
 /** What a file of the directory begins with. */
@@ -27,6 +28,7 @@ export class Pins {
   readonly directory: string;
   readonly #live = new Map<string, { readonly kernel: Kernel; readonly map: BpfMap }>();
   readonly #kept = new Map<string, MapSnapshot>();
+  readonly #links = new Map<string, { readonly kernel: Kernel; readonly link: BpfLink }>();
 
   constructor(directory = defaultPinDirectory()) {
     this.directory = directory;
@@ -51,8 +53,36 @@ export class Pins {
     this.#live.set(name, { kernel, map });
   }
 
+  /** Pins a link. Throws EEXIST where another has the name. */
+  addLink(kernel: Kernel, name: string, link: BpfLink): void {
+    checkName(name);
+    const other = this.findLink(kernel, name);
+    if (other !== undefined && other !== link)
+      throw new BpfError('EEXIST', `a link is pinned as ${name} already; unpin it, or use another name`);
+    this.#links.set(name, { kernel, link });
+  }
+
+  /** The link of this name in this machine. */
+  findLink(kernel: Kernel, name: string): BpfLink | undefined {
+    const pinned = this.#links.get(name);
+    return pinned?.kernel === kernel ? pinned.link : undefined;
+  }
+
+  /** Lets go of a link, which stays attached until who has it detaches it; `undefined` where there is none. */
+  removeLink(kernel: Kernel, name: string): BpfLink | undefined {
+    const link = this.findLink(kernel, name);
+    if (link !== undefined) this.#links.delete(name);
+    return link;
+  }
+
+  holdsLink(link: BpfLink): boolean {
+    for (const pinned of this.#links.values()) if (pinned.link === link) return true;
+    return false;
+  }
+
   /** Keeps the contents of the machine's maps, for the next machine of this session. Call it before they are freed. */
   keep(kernel: Kernel): void {
+    for (const [name, pinned] of this.#links) if (pinned.kernel === kernel) this.#links.delete(name);
     for (const [name, live] of this.#live) {
       if (live.kernel !== kernel) continue;
       this.#live.delete(name);

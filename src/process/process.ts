@@ -73,6 +73,8 @@ const SERVE_AT_ONCE_MS = 4;
 const LINGER_MS = 0.03;
 /** Between two looks at threads that are being stopped, ms. */
 const STOP_LOOK_MS = 0.02;
+/** So often they are looked at before that. */
+const SPINS = 20;
 
 export class TracedProcess {
   readonly pid: number;
@@ -166,11 +168,19 @@ export class TracedProcess {
       ptrace(PTRACE.CONT, tid, 0, 0);
       return this.waitThread(tid);
     }
+    let registers: Registers;
+    try {
+      registers = getRegisters(tid);
+    } catch (cause) {
+      if (!(cause instanceof SystemError) || cause.errno !== ESRCH) throw cause;
+      // Killed since: its end is on the way.
+      return this.waitThread(tid);
+    }
     const thread: StoppedThread = {
       tid,
       signal: event === 0 && signal !== SIGTRAP + 0x80 ? signal : 0,
       jobStopped: event === PTRACE.EVENT_STOP && STOP_SIGNALS.includes(signal),
-      registers: getRegisters(tid),
+      registers,
     };
     this.stopped.set(tid, thread);
     return thread;
@@ -180,7 +190,7 @@ export class TracedProcess {
   waitThread(tid: number): StoppedThread | undefined {
     let got: ReturnType<typeof waitpid>;
     try {
-      got = waitpid(tid, WALL);
+      got = this.#waitFor(tid);
     } catch (cause) {
       if (!(cause instanceof SystemError)) throw cause;
       this.stopped.delete(tid);
@@ -191,11 +201,30 @@ export class TracedProcess {
   }
 
   /**
+   * Waits for a report of thread `tid`. That the main thread was killed is reported only after the others were waited for:
+   * so those that stand still are looked at meanwhile.
+   */
+  #waitFor(tid: number): ReturnType<typeof waitpid> {
+    const others = [...this.stopped.keys()].filter(other => other !== tid);
+    if (tid !== this.pid || others.length === 0) return waitpid(tid, WALL);
+    for (let looks = 1; ; looks++) {
+      const got = waitpid(tid, WALL | WNOHANG);
+      if (got !== undefined) return got;
+      if (looks % SPINS !== 0) continue;
+      if (threadState(tid, tid) === 'Z')
+        for (const other of others)
+          if (this.stopped.has(other) && waitpid(other, WALL | WNOHANG) !== undefined)
+            this.stopped.delete(other);
+      sleepHere(STOP_LOOK_MS);
+    }
+  }
+
+  /**
    * Waits for a thread that runs code of ours: the stop signal in the low byte, a ptrace event above it; `undefined`
    * when the thread ended.
    */
   waitRaw(tid: number): number | undefined {
-    const got = waitpid(tid, WALL);
+    const got = this.#waitFor(tid);
     if (got === undefined || isStopStatus(got.status)) return got === undefined ? undefined : got.status >> 8;
     this.#take(tid, got.status);
     return undefined;
@@ -393,11 +422,17 @@ export class TracedProcess {
    * left (`execPending`).
    */
   stopAll(): void {
-    if (this.#follower === undefined) this.#seizeAll();
-    else this.#stopFollowed(this.#follower);
-    if (this.#execPending) return;
-    if (this.stopped.size === 0) throw this.goneError();
-    for (const thread of this.stopped.values()) restartInterrupted(thread);
+    try {
+      if (this.#follower === undefined) this.#seizeAll();
+      else this.#stopFollowed(this.#follower);
+      if (this.#execPending) return;
+      if (this.stopped.size === 0) throw this.goneError();
+      for (const thread of this.stopped.values()) restartInterrupted(thread);
+    } catch (cause) {
+      // Killed while it was being stopped.
+      if (cause instanceof SystemError && cause.errno === ESRCH) throw this.goneError();
+      throw cause;
+    }
   }
 
   /** Stops every thread of a followed process. Those that wait for a vfork child stop when that has execed. */
@@ -628,8 +663,10 @@ export class TracedProcess {
   alive(): boolean {
     if (this.#gone) return false;
     const state = threadState(this.pid, this.pid);
+    // One that is dying gives its memory back before it is a zombie.
     // A main thread may end before the others: then it is a zombie with live siblings.
-    if (state === undefined || ('ZX'.includes(state) && this.threads().length <= 1)) {
+    const ended = state === undefined || ('ZX'.includes(state) && this.threads().length <= 1);
+    if (ended || programIdentity(this.task) === '') {
       this.#gone = true;
       return false;
     }
@@ -709,7 +746,7 @@ export function programIdentity(pid: number): string {
 export function openProcess(pid: number): TracedProcess {
   const state = threadState(pid, pid);
   const target = new TracedProcess(pid, false);
-  if (state === undefined || !target.alive())
+  if (state === undefined || ('ZX'.includes(state) && target.threads().length <= 1))
     throw new BpfError('ESRCH', `there is no process ${pid}; see \`ps -e\` for those that run`);
   const owner = /^Tgid:\s+(\d+)/m.exec(statusOf(pid))?.[1];
   if (owner !== undefined && owner !== String(pid))

@@ -7,9 +7,9 @@ import { ProgramBuilder, R0, R1, R2, R10 } from '../bpf/builder.js';
 import { HELPER } from '../bpf/helpers.js';
 import type { BpfInsn } from '../bpf/instruction.js';
 import { MAP_TYPE } from '../bpf/map_type.js';
-import type { BpfMap, Kernel, LinkTarget, SkippedFunction, TracingMultiLink } from '../kernel/kernel.js';
+import type { BpfMap, Kernel, SkippedFunction, TargetFunction, TracingMultiLink } from '../kernel/kernel.js';
 import type { SelectorSet } from '../process/symbols/selector.js';
-import { attempted, type NewTarget, SelectedTargets } from './targets.js';
+import { FunctionSlots } from './targets.js';
 
 /** Slots of the map for functions of libraries that are loaded later. Memory of slots that nobody touches costs nothing. */
 const LATER_FUNCTIONS = 1 << 17;
@@ -21,9 +21,9 @@ const VALUE_BYTES = 8;
  *
  *     slot = counts[bpf_get_attach_cookie()];
  *     if (slot) __sync_fetch_and_add(slot, 1);
- *     return 0;
+ *     return result;
  */
-export function countProgram(counts: { readonly id: number }): BpfInsn[] {
+export function countProgram(counts: { readonly id: number }, result = 0): BpfInsn[] {
   const b = new ProgramBuilder();
   const out = b.label();
   b.call(HELPER.get_attach_cookie);
@@ -36,7 +36,7 @@ export function countProgram(counts: { readonly id: number }): BpfInsn[] {
   b.mov(R1, 1);
   b.atomicAdd(8, R0, 0, R1);
   b.bind(out);
-  b.mov(R0, 0);
+  b.mov(R0, result);
   b.exit();
   return b.build();
 }
@@ -51,18 +51,16 @@ export interface FunctionCount {
 
 /** Counts calls of the functions that selectors match, on one machine. */
 export class Counter {
-  readonly #targets: SelectedTargets;
   readonly #map: BpfMap;
   readonly #link: TracingMultiLink;
-  #attachMs = 0;
+  readonly #slots: FunctionSlots;
 
   /**
    * Loads the program and attaches it to what matches now; throws only where that is impossible as a whole.
    * `attaching` is told how many functions there are, before.
    */
   constructor(kernel: Kernel, selectors: SelectorSet, attaching: (functions: number) => void = () => {}) {
-    this.#targets = new SelectedTargets(kernel, selectors);
-    const now = this.#targets.find(new Set());
+    const now = kernel.functions(selectors);
     this.#map = kernel.mapCreate({
       type: MAP_TYPE.ARRAY,
       name: 'counts',
@@ -76,30 +74,41 @@ export class Counter {
       insns: countProgram(this.#map),
       maps: [this.#map],
     });
-    attaching(now.length);
-    const from = performance.now();
-    this.#link = kernel.linkCreate({ prog, targets: now.map(asLinkTarget), skipInvalid: true });
-    this.#attachMs = performance.now() - from;
+    this.#slots = new FunctionSlots(this.#map.maxEntries);
+    attaching(now.filter(({ unresolved }) => unresolved === undefined).length);
+    const cookie = (target: TargetFunction): bigint => BigInt(this.#slots.slotOf(target));
+    const targets = now.map(target => ({
+      target,
+      cookie: target.unresolved === undefined ? cookie(target) : 0n,
+    }));
+    this.#link = kernel.linkCreate({
+      prog,
+      targets,
+      pattern: { selectors, cookie },
+      skipInvalid: true,
+    });
+    // The link has it.
+    prog.free();
   }
 
   /** How long attaching took once the functions were known, ms. */
   get attachMs(): number {
-    return this.#attachMs;
+    return this.#link.attachMs;
   }
 
   /** Functions that matched so far. */
   get matched(): number {
-    return this.#targets.matched;
+    return this.attached + this.skipped.length;
   }
 
   /** Those of them that were counted, at least for as long as their library was there. */
   get attached(): number {
-    return this.#targets.functions.length - this.#link.skipped.length;
+    return this.#slots.without(this.skipped);
   }
 
   /** The others, and why. */
   get skipped(): readonly SkippedFunction[] {
-    return [...this.#link.skipped, ...this.#targets.unresolved];
+    return this.#link.skipped;
   }
 
   get pauseMs(): number {
@@ -110,22 +119,13 @@ export class Counter {
     return this.#link.missed;
   }
 
-  /** Attaches to what matches now and did not before: libraries that were just loaded. */
-  extend(): void {
-    const targets = this.#targets.find(attempted([this.#link]), this.#map.maxEntries);
-    if (targets.length === 0) return;
-    const from = performance.now();
-    this.#link.add(targets.map(asLinkTarget));
-    this.#attachMs += performance.now() - from;
-  }
-
   /** How often each function was called so far; functions that could not be attached are not in it. */
   read(): FunctionCount[] {
     const skipped = new Set(this.#link.skipped.map(s => s.address));
     const key = new Uint8Array(KEY_BYTES);
     const keyView = new DataView(key.buffer);
     const counts: FunctionCount[] = [];
-    for (const [slot, { module, name, address }] of this.#targets.functions.entries()) {
+    for (const [slot, { module, name, address }] of this.#slots.functions.entries()) {
       if (skipped.has(address)) continue;
       keyView.setUint32(0, slot, true);
       const value = this.#map.lookup(key)!;
@@ -144,8 +144,4 @@ export class Counter {
     this.detach();
     this.#map.free();
   }
-}
-
-function asLinkTarget({ target, slot }: NewTarget): LinkTarget {
-  return { target, cookie: BigInt(slot) };
 }

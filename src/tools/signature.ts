@@ -1,20 +1,20 @@
 /**
- * What a function takes and returns, for people: each argument with its name, its type and the register that it is in,
- * by its module's types. How values are read as these types.
+ * What a function takes and returns, for people: each argument with its name, its type and the words of a program's context
+ * that hold it, by its module's types. How values are read as these types.
  */
 
 import type { Btf } from '../btf/btf.js';
 import { formatValue, isBool, isChar } from '../btf/value.js';
 import type { FunctionPrototype, Kernel, TargetFunction } from '../kernel/kernel.js';
-import { argumentRegisters } from '../process/symbols/argument_registers.js';
+import { type ArgumentWords, callLayout, MOST_RESULT_WORDS } from '../process/symbols/call_layout.js';
 
 export interface Argument {
   /** Empty where the types have none. */
   readonly name: string;
   /** A type id of the signature's types. */
   readonly type: number;
-  /** Position in a program's context; `undefined` where no program sees it. */
-  readonly slot: number | undefined;
+  /** Words of a program's context; `undefined` where no program sees it. */
+  readonly words: ArgumentWords | undefined;
   /** A `char *`. */
   readonly text: boolean;
 }
@@ -22,11 +22,15 @@ export interface Argument {
 export interface Signature {
   readonly btf: Btf;
   readonly args: readonly Argument[];
+  /** Words of a program's context that all arguments take. */
+  readonly words: number;
   readonly variadic: boolean;
   /** A type id; 0: void. */
   readonly returns: number;
   /** The result is a `char *`. */
   readonly returnsText: boolean;
+  /** A program sees the result; the address of a structure that is returned in memory is none. */
+  readonly seesResult: boolean;
 }
 
 /** A target with all its names, where the machine knows them. */
@@ -44,21 +48,16 @@ function describe(btf: Btf, prototype: FunctionPrototype, names: readonly string
   if (proto === undefined) return undefined;
   const variadic = prototype.variadic === true;
   const params = variadic ? proto.params.slice(0, -1) : proto.params;
-  const types = params.map(({ type }) => type);
-  const args: Argument[] = [];
-  let used = argumentRegisters(btf, [], proto.returnType).length;
-  for (const [i, { name, type }] of params.entries()) {
-    const registers = argumentRegisters(btf, types.slice(0, i + 1), proto.returnType);
-    const whole = registers.length === used + 1 && registers[used] === type;
-    args.push({ name, type, slot: whole ? used : undefined, text: isText(btf, type) });
-    used = registers.length;
-  }
+  const { words, args, result, resultInMemory } = callLayout(prototype);
   return {
     btf,
-    args,
+    args: params.map(({ name, type }, i) => ({ name, type, words: args[i], text: isText(btf, type) })),
+    words: words.length,
     variadic,
     returns: proto.returnType,
     returnsText: isText(btf, proto.returnType),
+    seesResult:
+      result !== undefined && result.length > 0 && result.length <= MOST_RESULT_WORDS && !resultInMemory,
   };
 }
 
@@ -75,33 +74,18 @@ function isText(btf: Btf, id: number): boolean {
   return type.kind === 'ptr' && type.type !== 0 && isChar(btf, type.type);
 }
 
-/** Whether a program sees the result: a word, not a structure or a floating-point number. */
-export function seesResult({ btf, returns }: Signature): boolean {
-  return returns !== 0 && isWord(btf, returns);
+/** The bytes of some words. */
+export function bytesOf(words: BigUint64Array): Uint8Array {
+  return new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
 }
 
-function isWord(btf: Btf, id: number): boolean {
-  switch (btf.type(btf.resolve(id)).kind) {
-    case 'ptr':
-    case 'enum':
-    case 'enum64':
-      return true;
-    case 'int':
-      return btf.sizeOf(id) <= 8;
-    default:
-      return false;
-  }
-}
-
-/** A register's value as the type says, in the manner of C. */
-export function formatWord(btf: Btf, type: number, word: bigint): string {
+/** The value in some words as the type says, in the manner of C. */
+export function formatWords(btf: Btf, type: number, words: BigUint64Array): string {
   const resolved = btf.type(btf.resolve(type));
-  if (resolved.kind === 'ptr') return formatPointer(word);
-  const bytes = new Uint8Array(8);
-  new DataView(bytes.buffer).setBigUint64(0, word, true);
+  if (resolved.kind === 'ptr') return formatPointer(words[0]);
   // The callee looks at the lowest byte alone.
-  if (resolved.kind === 'int' && isBool(resolved)) return (word & 0xffn) === 0n ? 'false' : 'true';
-  return formatValue(btf, type, bytes);
+  if (resolved.kind === 'int' && isBool(resolved)) return (words[0] & 0xffn) === 0n ? 'false' : 'true';
+  return formatValue(btf, type, bytesOf(words));
 }
 
 export function formatPointer(word: bigint): string {
@@ -116,7 +100,7 @@ export interface ResultSize {
 
 /** By the type; `undefined` for a result that no program sees, or none. */
 export function resultSize(signature: Signature): ResultSize | undefined {
-  if (!seesResult(signature)) return undefined;
+  if (!signature.seesResult) return undefined;
   const { btf, returns } = signature;
   const type = btf.type(btf.resolve(returns));
   if (type.kind === 'ptr') return { bytes: 8, signed: false };

@@ -1,29 +1,19 @@
 /**
- * The functions that a tool's selectors match, each with a slot of its own: the number that its program reads as the
- * cookie, and by which the tool finds it again.
+ * The functions that a tool traces, each with a slot of its own: the number that its program reads as the cookie, and by
+ * which the tool finds it again.
  */
 
 import { BpfError } from '../kernel/errno.js';
-import type { Kernel, SkippedFunction, TargetFunction, TracingMultiLink } from '../kernel/kernel.js';
-import type { SelectorSet } from '../process/symbols/selector.js';
+import type { TargetFunction } from '../kernel/kernel.js';
 
-/** A function to attach to, and its slot. */
-export interface NewTarget {
-  readonly target: TargetFunction;
-  readonly slot: number;
-}
-
-export class SelectedTargets {
-  readonly #kernel: Kernel;
-  readonly #selectors: SelectorSet;
+export class FunctionSlots {
   readonly #slots = new Map<bigint, number>();
   readonly #functions: TargetFunction[] = [];
-  /** IFUNCs that have not been chosen so far; they join when they are. */
-  #unresolved: readonly SkippedFunction[] = [];
+  readonly #limit: number;
 
-  constructor(kernel: Kernel, selectors: SelectorSet) {
-    this.#kernel = kernel;
-    this.#selectors = selectors;
+  /** There is room for `limit` functions. */
+  constructor(limit = Number.POSITIVE_INFINITY) {
+    this.#limit = limit;
   }
 
   /** By slot; those that could not be attached are among them. */
@@ -31,54 +21,33 @@ export class SelectedTargets {
     return this.#functions;
   }
 
-  get unresolved(): readonly SkippedFunction[] {
-    return this.#unresolved;
-  }
-
-  /** Functions that matched so far. */
-  get matched(): number {
-    return this.#functions.length + this.#unresolved.length;
-  }
-
   /**
-   * What matches now and is not in `done`, by address: all at first, then what libraries bring. Throws E2BIG where there
-   * are more than `limit` in all.
+   * The function's slot. A library that was unloaded and loaded again at the same place keeps its slots. Throws E2BIG
+   * where there is no room.
    */
-  find(done: ReadonlySet<bigint>, limit = Number.POSITIVE_INFINITY): NewTarget[] {
-    const matched = this.#kernel.functions(this.#selectors);
-    this.#unresolved = matched.flatMap(({ unresolved, module, name, address }) =>
-      unresolved === undefined ? [] : [{ ...unresolved, module, function: name, address }],
-    );
-    const found: NewTarget[] = [];
-    for (const target of matched) {
-      if (target.unresolved !== undefined || done.has(target.address)) continue;
-      // A library that was unloaded and loaded again at the same place keeps its slots.
-      let slot = this.#slots.get(target.address);
-      if (slot === undefined || this.#functions[slot].name !== target.name) {
-        slot = this.#functions.length;
-        if (slot >= limit) throw tooMany(slot);
-        this.#slots.set(target.address, slot);
-        this.#functions.push(target);
-      }
-      found.push({ target, slot });
-    }
-    return found;
+  slotOf(target: TargetFunction): number {
+    const known = this.#slots.get(target.address);
+    if (known !== undefined && this.#functions[known].name === target.name) return known;
+    const slot = this.#functions.length;
+    if (slot >= this.#limit) throw tooMany(slot);
+    this.#slots.set(target.address, slot);
+    this.#functions.push(target);
+    return slot;
+  }
+
+  has(address: bigint): boolean {
+    return this.#slots.has(address);
+  }
+
+  /** How many functions have slots and are not among `skipped`. */
+  without(skipped: readonly { readonly address: bigint }[]): number {
+    return this.#functions.length - skipped.filter(({ address }) => this.#slots.has(address)).length;
   }
 }
 
 function tooMany(slots: number): BpfError {
   return new BpfError(
     'E2BIG',
-    `the selectors match more functions than there is room for (${slots}); give selectors that match fewer`,
+    `the process loaded libraries with more functions than there is room for (${slots}); give selectors that match fewer`,
   );
-}
-
-/** Addresses of what links are attached to, or could not be. */
-export function attempted(links: readonly TracingMultiLink[]): Set<bigint> {
-  const addresses = new Set<bigint>();
-  for (const { targets, skipped } of links) {
-    for (const { target } of targets) addresses.add(target.address);
-    for (const { address } of skipped) addresses.add(address);
-  }
-  return addresses;
 }

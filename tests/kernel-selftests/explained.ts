@@ -12,6 +12,8 @@ export const LAXER: Readonly<Record<string, string>> = {
     'shifts by too much are defined (RFC 9669: the count is masked), in our JIT and in what the verifier computes',
   'verifier_cfg: conditional_loop': NEVER_NULL,
   'verifier_unpriv_perf: fill_of_different_pointers_ldx': NEVER_NULL,
+  'verifier_unpriv: fill_of_different_pointers_stx': NEVER_NULL,
+  'verifier_unpriv: fill_of_different_pointers_st': NEVER_NULL,
   'calls: ambiguous return value': NEVER_NULL,
   'calls: spill into caller stack frame':
     'a pointer to the caller’s own frame may lie in that frame; only pointers to frames that end may not',
@@ -28,10 +30,7 @@ export const STRICTER: readonly (readonly [RegExp, string])[] = [
   ],
   [/this call is for map/, 'one call is for maps of one shape'],
   [/R9 !read_ok/, 'numbers stored in a part of a slot are not linked'],
-  [
-    /div by zero|off=2 size=1|value_size=8000|value_size=10 /,
-    'rounds of callbacks are not counted, numbers at a distance not linked',
-  ],
+  [/div by zero|off=2 size=1/, 'rounds of callbacks are not counted'],
   [/program is too large/, 'the walk is longer than a million instructions'],
   [/combined stack size/, 'no stack is saved around calls that keep registers'],
   [/inside bpf_spin_lock-ed region/, 'a function that takes a lock gives it back'],

@@ -9,7 +9,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from 'no
 import { join, parse } from 'node:path';
 import { BUILT_TARGETS, TARGETS } from './paths.js';
 
-export type Compiler = 'gcc' | 'g++' | 'clang-19' | 'musl-gcc';
+export type Compiler = 'gcc' | 'g++' | 'clang-19' | 'clang++-19' | 'musl-gcc';
 
 /** How to make one program of a source file. */
 export interface Recipe {

@@ -10,7 +10,7 @@ import { type Invoke, interpret } from '../../src/bpf/interpreter.js';
 import { KFUNC } from '../../src/bpf/kfuncs.js';
 import { isMapOfMaps } from '../../src/bpf/map_type.js';
 import { BpfError } from '../../src/kernel/errno.js';
-import { argumentCount, attachTypeOf, type MapSpec } from '../../src/kernel/process/verifier/environment.js';
+import { argumentWords, attachTypeOf, type MapSpec } from '../../src/kernel/process/verifier/environment.js';
 import { type Admits, allows, type Beliefs } from '../../src/kernel/process/verifier/fixture.js';
 import { isReadable, isWritable, lockOffset } from '../../src/kernel/process/verifier/map_fields.js';
 import { type ArgumentType, prototypeOf } from '../../src/kernel/process/verifier/prototypes.js';
@@ -23,6 +23,10 @@ const DYNPTR = 16;
 const LONGEST = 1_000_000;
 const ENOUGH = 5_000;
 const MAX_ERRNO = 4095;
+/** Bytes after which random memory repeats itself. */
+const PATTERN = 136;
+/** How far beside their memory pointers are looked for. */
+const FARTHEST = 1n << 29n;
 
 type Random = (below: number) => number;
 
@@ -54,7 +58,7 @@ class Machine {
     this.beliefs = beliefs;
     this.random = random;
     const { memory } = this;
-    const nargs = argumentCount(program.env);
+    const nargs = argumentWords(program.env);
     const slots = attachTypeOf(program.env) === 'fentry' ? nargs : nargs + 1;
     const context = new Uint8Array(8 * slots);
     for (let i = 0; i < slots; i++) new DataView(context.buffer).setBigUint64(8 * i, this.number(), true);
@@ -77,6 +81,7 @@ class Machine {
       framePointer: this.framePointer,
       probeLoads: program.probeLoads,
       limit,
+      mayGotos: this.random(5),
       resolve: insn => this.resolve(insn),
       visit: (index, registers) => this.visit(index, registers),
       call: (id, args, invoke) => this.helper(id, args, invoke),
@@ -124,8 +129,11 @@ class Machine {
 
   private scribble(bytes: Uint8Array): void {
     const kind = this.random(3);
-    for (let i = 0; i < bytes.length; i++)
+    // A stack's worth of random numbers takes longer than the program: a pattern of them will do.
+    const pattern = Math.min(bytes.length, PATTERN);
+    for (let i = 0; i < pattern; i++)
       bytes[i] = kind === 0 ? this.random(256) : kind === 1 && this.random(4) === 0 ? this.random(8) : 0;
+    for (let i = pattern; i < bytes.length; i += pattern) bytes.copyWithin(i, 0, pattern);
   }
 
   private resolve(insn: BpfInsn): bigint {
@@ -196,6 +204,8 @@ class Machine {
         return true;
       default: {
         if (address === 0n) return pointer.maybeNull;
+        // One that may be anywhere can't be used for anything, and leaves its window.
+        if (pointer.variable.smax > FARTHEST) return true;
         // What an iterator gives is on the stack, and a dynptr's memory is a piece of its own.
         const piece = memory.piece(address);
         if (piece === undefined) return false;
@@ -302,7 +312,7 @@ class Machine {
     }
     if (id === HELPER.get_func_arg) {
       const number = Number((args[1] as bigint) & 0xffff_ffffn);
-      if (number < argumentCount(this.program.env) && !this.program.accessedArgs.includes(number))
+      if (number < argumentWords(this.program.env) && !this.program.accessedArgs.includes(number))
         throw new RangeError(`asks for argument ${number}, and says that it does not`);
     }
     if (id === HELPER.for_each_map_elem) return this.forEach(map as MapSpec, args, invoke);

@@ -1,6 +1,6 @@
 /*
- * A program to attach to and detach from: 16 threads that call 200 functions, told what to do through standard
- * input. A round is one call of each function, in order; a thread counts its own rounds.
+ * A program to attach to and detach from: 16 threads that call 200 functions (other numbers with -DTHREADS=… and
+ * -DFUNCTIONS=1000), told what to do through standard input. A round is one call of each function, in order; a thread counts its own rounds.
  *
  *   run N     every thread makes N rounds, then waits; answers `ran R` (rounds of all threads so far)
  *   go        every thread makes rounds until `hold`; answers `going R`
@@ -18,7 +18,12 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { THREADS = 16, FUNCTIONS = 200 };
+#ifndef THREADS
+#define THREADS 16
+#endif
+#ifndef FUNCTIONS
+#define FUNCTIONS 200
+#endif
 
 typedef unsigned long function(unsigned long x);
 /* Shapes differ, so that the displaced first instructions do. */
@@ -40,12 +45,28 @@ static TRACED unsigned long inner(unsigned long x) { return x * 2654435761ul; }
   TEN(PLAIN, MEMORY, BRANCH, CALLS, FRAME, h##8) TEN(PLAIN, MEMORY, BRANCH, CALLS, FRAME, h##9)
 HUNDRED(0)
 HUNDRED(1)
+#if FUNCTIONS == 1000
+HUNDRED(2)
+HUNDRED(3)
+HUNDRED(4)
+HUNDRED(5)
+HUNDRED(6)
+HUNDRED(7)
+HUNDRED(8)
+HUNDRED(9)
+#endif
 #define A(n) work_##n,
 #define TEN_ADDRESSES(t) TEN(A, A, A, A, A, t)
 #define HUNDRED_ADDRESSES(h)                                                                                   \
   TEN_ADDRESSES(h##0) TEN_ADDRESSES(h##1) TEN_ADDRESSES(h##2) TEN_ADDRESSES(h##3) TEN_ADDRESSES(h##4)           \
   TEN_ADDRESSES(h##5) TEN_ADDRESSES(h##6) TEN_ADDRESSES(h##7) TEN_ADDRESSES(h##8) TEN_ADDRESSES(h##9)
-static function *const functions[FUNCTIONS] = {HUNDRED_ADDRESSES(0) HUNDRED_ADDRESSES(1)};
+static function *const functions[FUNCTIONS] = {
+  HUNDRED_ADDRESSES(0) HUNDRED_ADDRESSES(1)
+#if FUNCTIONS == 1000
+  HUNDRED_ADDRESSES(2) HUNDRED_ADDRESSES(3) HUNDRED_ADDRESSES(4) HUNDRED_ADDRESSES(5)
+  HUNDRED_ADDRESSES(6) HUNDRED_ADDRESSES(7) HUNDRED_ADDRESSES(8) HUNDRED_ADDRESSES(9)
+#endif
+};
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t told = PTHREAD_COND_INITIALIZER, finished = PTHREAD_COND_INITIALIZER;

@@ -37,6 +37,17 @@ KEEP void nothing(void *p) { __asm__ volatile("" : : "r"(p) : "memory"); }
 KEEP bool odd(unsigned n) { return n & 1; }
 KEEP enum colour mixed(double d, int n, float f) { return d + f > n ? GREEN : RED; }
 KEEP long negative(long n) { return -n; }
+/* Eight integers, of which two are on the stack; a structure by value; one as the result. */
+KEEP long many(int a, int b, int c, int d, int e, int f, long g, short h) {
+  return a + b + c + d + e + f + g + h;
+}
+struct pair {
+  long first;
+  double second;
+};
+KEEP struct pair swapped(struct pair p, struct point q) {
+  return (struct pair){q.x + q.y, p.second + p.first};
+}
 
 KEEP int fib(int n) {
   if (n < 2) return n;
@@ -134,6 +145,8 @@ int main(int argc, char **argv) {
     mixed(1.5, 3, 2.5f);
     negative(5);
     negative(-5);
+    many(1, 2, 3, 4, 5, 6, -7, -8);
+    swapped((struct pair){1, 0.5}, (struct point){2, 3});
   } else if (!strcmp(what, "fib")) {
     fib(n);
   } else if (!strcmp(what, "tail")) {

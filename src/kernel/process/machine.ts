@@ -3,6 +3,8 @@
  * memory, maps, programs, hooks, the loader notice) and takes all of it away again.
  */
 
+import { HELPER } from '../../bpf/helpers.js';
+import { isPerCpu } from '../../bpf/map_type.js';
 import type { Btf } from '../../btf/btf.js';
 import type { Module } from '../../process/image.js';
 import type { TracedProcess } from '../../process/process.js';
@@ -16,22 +18,29 @@ import type {
   Kernel,
   LinkCreateAttr,
   MapCreateAttr,
+  MultiLinkCreateAttr,
   ProgLoadAttr,
   TargetCheck,
   TargetFunction,
+  TracingLink,
   TracingMultiLink,
 } from '../kernel.js';
 import { PreparedText } from './ftrace/text_edit.js';
+import { CycleScale } from './helpers/time.js';
 import { compileProgram } from './jit/compile.js';
 import { CALLER_SAVED } from './jit/register_map.js';
+import { STATISTICS } from './jit/statistics.js';
+import { programContext } from './link/context.js';
 import { Hooks } from './link/hooks.js';
+import type { Link } from './link/link.js';
 import { MultiLink } from './link/multi_link.js';
-import { OPAQUE_ARGS } from './link/prototype.js';
+import { PlainLink } from './link/tracing_link.js';
 import { findNoticePlaces, LoaderNotice } from './loader_notice.js';
 import { createMap, type BpfMap as ProcessMap } from './maps/map.js';
 import { ProgArray } from './maps/prog_array.js';
+import { lookUpNames } from './named_targets.js';
 import { type OpenMark, openMark } from './open_mark.js';
-import type { LoadedProgram } from './program.js';
+import { type LoadedProgram, loadedProgram } from './program.js';
 import { CodeRegion } from './region/code_region.js';
 import { DATA_REGION_BYTES, DataArena } from './region/data_arena.js';
 import { planDataAddress, SharedRegion } from './region/region.js';
@@ -40,7 +49,7 @@ import { Runtime } from './runtime.js';
 import { type Stop, Stopper } from './stopper.js';
 import { type ProcessTarget, Targets } from './targets.js';
 import { POSSIBLE_CPUS } from './threads/layout.js';
-import { verifyProgram } from './verifier/verifier.js';
+import { type VerifiedProgram, verifyProgram } from './verifier/verifier.js';
 
 /** Room for programs, map routines and the loader notice. */
 const PROGRAM_REGION_BYTES = 512 << 10;
@@ -56,8 +65,15 @@ export class ProcessKernel implements Kernel {
   readonly #mark: OpenMark;
   readonly #hooks: Hooks;
   readonly #maps = new Map<number, ProcessMap>();
-  readonly #links = new Set<MultiLink>();
+  readonly #links = new Set<Link>();
+  readonly #programs = new Set<LoadedProgram>();
+  readonly #types = new Map<Module, Btf | undefined>();
   #nextId = 1;
+  /** Per-CPU maps that threads look into for others, and those that programs have for each thread alone. */
+  readonly #sharedPerCpu = new Set<number>();
+  readonly #ownPerCpu = new Set<number>();
+  /** Programs that are loaded are timed. */
+  #cycles: CycleScale | undefined;
   #closed = false;
 
   /**
@@ -77,6 +93,7 @@ export class ProcessKernel implements Kernel {
     this.#targets = new Targets(this.#stopper);
     const places = findNoticePlaces(this.#targets);
     const { modules } = this.#targets;
+    if (modules.length === 0 && !process.alive()) throw process.goneError();
     if (modules.length === 0) throw nothingToTrace(this.#targets, process.pid);
     // Places are all in one module: the linker, or the static program.
     const low = places[0]?.low ?? modules[0].start;
@@ -108,6 +125,8 @@ export class ProcessKernel implements Kernel {
       arena: this.#arena,
       code: this.#code,
       isQuiet: stop => this.#hooks.isQuiet(stop),
+      lookForQuiet: stop => this.#hooks.lookForQuiet(stop),
+      grace: this.#hooks.grace,
       openReturns: () => this.#hooks.openReturns(),
     });
     if (this.#notice !== undefined) this.#watchLinker(this.#notice);
@@ -156,11 +175,22 @@ export class ProcessKernel implements Kernel {
     });
   }
 
-  /** Reads the modules again; targets in modules that are gone leave their links. */
+  /** Reads the modules again: functions of modules that are gone leave their links, and those that came join. */
   refresh(): void {
-    this.#targets.refresh();
+    const { came, gone } = this.#targets.refresh();
     this.#hooks.forgetGone();
     this.#runtime.modulesChanged();
+    for (const module of gone) this.#types.delete(module);
+    const isGone = (address: bigint): boolean =>
+      gone.some(({ text }) => text.some(({ start, end }) => address >= start && address < end));
+    for (const link of this.#links) {
+      if (link.detached) this.#links.delete(link);
+      else if (gone.length > 0) link.forget(isGone);
+    }
+    if (came.length === 0) return;
+    const find = (module: string, name: string): ProcessTarget | undefined =>
+      this.#targets.named([name], owner => owner.name === module)[0];
+    for (const link of this.#links) link.follow({ find });
   }
 
   /** Functions whose result modify-return programs may change, which changes what the program does; none if not set. */
@@ -170,6 +200,30 @@ export class ProcessKernel implements Kernel {
 
   get possibleCpus(): number {
     return POSSIBLE_CPUS;
+  }
+
+  enableStats(): void {
+    this.#cycles ??= new CycleScale();
+  }
+
+  /**
+   * Whether the program's per-CPU maps are looked into by other threads. Throws EBUSY where it would be one that does so, and
+   * a program that is loaded adds to them as if nobody did.
+   */
+  #sharesPerCpu({ name, sharesCpus }: ProgLoadAttr, verified: VerifiedProgram): boolean {
+    const perCpu = verified.usedMaps.filter(map => isPerCpu(map.type));
+    const looks = verified.usedHelpers.includes(HELPER.map_lookup_percpu_elem);
+    const own = looks ? perCpu.find(map => this.#ownPerCpu.has(map.id)) : undefined;
+    if (own !== undefined)
+      throw new BpfError(
+        'EBUSY',
+        `program ${name} looks up values of other threads in map ${own.name}, which a program that is loaded has for each thread alone; load ${name} first`,
+      );
+    if (looks || sharesCpus === true) for (const { id } of perCpu) this.#sharedPerCpu.add(id);
+    const shares = perCpu.some(map => this.#sharedPerCpu.has(map.id));
+    if (!shares && [...verified.ownAtomics.values()].includes(true))
+      for (const { id } of perCpu) this.#ownPerCpu.add(id);
+    return shares;
   }
 
   mapCreate(attr: MapCreateAttr): BpfMap {
@@ -190,6 +244,7 @@ export class ProcessKernel implements Kernel {
     const verified = verifyProgram(attr.insns, {
       attachType: attr.attachType,
       prototype,
+      ...(attr.argumentWords === undefined ? {} : { nargs: attr.argumentWords, anyResult: true }),
       maps,
       btf: attr.btf,
       funcInfo: attr.funcInfo,
@@ -200,40 +255,69 @@ export class ProcessKernel implements Kernel {
     this.#runtime.prepare(verified);
     // Whom it calls by a tail call may read and change what any program may.
     const { tailCalls } = verified.needs;
-    const nargs = prototype?.nargs;
-    const kind = { name: attr.name, attachType: attr.attachType, ...(nargs === undefined ? {} : { nargs }) };
+    const context = programContext(verified);
+    const kind = { name: attr.name, attachType: attr.attachType, context };
     if (tailCalls)
       for (const { id } of verified.usedMaps) {
         const map = maps.get(id);
         if (map instanceof ProgArray) map.accept(kind);
       }
+    const sharesPerCpu = this.#sharesPerCpu(attr, verified);
     const missed = this.#arena.alloc(8);
-    const jited = compileProgram(verified, this.#runtime.jitEnv(maps, missed.address));
+    const scale = this.#cycles;
+    const counters = scale && this.#arena.alloc(STATISTICS.size);
+    const jited = compileProgram(verified, {
+      ...this.#runtime.jitEnv(maps, missed.address),
+      sharesPerCpu,
+      ...(counters === undefined ? {} : { statistics: counters.address }),
+    });
     const block = this.#code.alloc(jited.size);
     const address = this.#code.addressOf(block);
     const bytes = jited.place(address);
     this.#code.bytesOf(block).set(bytes);
     this.#runtime.addFaults(address, jited.faults);
-    const missedWord = new BigUint64Array(missed.bytes.buffer, missed.bytes.byteOffset, 1);
-    const program: LoadedProgram = {
-      id: this.#nextId++,
-      name: attr.name,
-      attachType: attr.attachType,
-      accessedArgs: tailCalls ? [...Array(nargs ?? OPAQUE_ARGS).keys()] : verified.accessedArgs,
-      jitedSize: jited.size,
-      log: verified.log,
-      xlated: verified.insns,
-      jited: { address, bytes, offsets: jited.offsets },
-      get missed() {
-        return Atomics.load(missedWord, 0);
+    const used = [...maps.values()];
+    for (const map of used) map.hold?.();
+    const program = loadedProgram(
+      {
+        ...kind,
+        id: this.#nextId++,
+        accessedArgs: tailCalls ? [...context.args.keys()] : verified.accessedArgs,
+        jitedSize: jited.size,
+        ...(verified.log === undefined ? {} : { log: verified.log }),
+        xlated: verified.insns,
+        jited: { address, bytes, offsets: jited.offsets },
+        address,
+        tailEntry: address + BigInt(jited.tailEntry),
+        clobbers: tailCalls ? CALLER_SAVED : jited.clobbers,
+        needs: {
+          stack: verified.needs.stack || tailCalls,
+          record: verified.needs.record || tailCalls,
+        },
+        readsReturnValue: verified.readsReturnValue || tailCalls,
+        ...(prototype === undefined ? {} : { prototype }),
+        typedArgs: tailCalls ? [...context.args.keys()] : verified.typedArgs,
+        typedResult: verified.typedResult || tailCalls,
       },
-      address,
-      tailEntry: address + BigInt(jited.tailEntry),
-      clobbers: tailCalls ? CALLER_SAVED : jited.clobbers,
-      needs: { stack: verified.needs.stack || tailCalls },
-      readsReturnValue: verified.readsReturnValue || tailCalls,
-      ...(nargs === undefined ? {} : { nargs }),
-    };
+      {
+        missed: missed.bytes,
+        statistics: scale && counters && { counters: counters.bytes, scale },
+        unload: () => {
+          this.#programs.delete(program);
+          this.#letTypesGo();
+          if (this.void) return;
+          this.#hooks.grace.whenAlone(() => {
+            this.#runtime.removeFaults(address, block.size);
+            this.#code.free(block);
+            this.#arena.free(missed);
+            if (counters !== undefined) this.#arena.free(counters);
+            for (const map of used) map.release?.();
+          });
+          this.#runtime.expectQuiet();
+        },
+      },
+    );
+    this.#programs.add(program);
     return program;
   }
 
@@ -244,14 +328,35 @@ export class ProcessKernel implements Kernel {
     return known && types && prototypeOf(types, known.aliases);
   }
 
-  #typesOf({ path }: Module): Btf | undefined {
+  /** Types are kept while programs are loaded that were verified against some: more targets may be compared. */
+  #typesOf(module: Module): Btf | undefined {
+    if (this.#types.has(module)) return this.#types.get(module);
     const root = `/proc/${this.process.task}/root`;
-    return moduleTypes(`${root}${path}`, { root });
+    const types = moduleTypes(`${root}${module.path}`, { root });
+    this.#types.set(module, types);
+    return types;
+  }
+
+  #letTypesGo(): void {
+    if ([...this.#programs].every(({ prototype }) => prototype === undefined)) this.#types.clear();
+  }
+
+  /** How many modules' types are kept. */
+  get heldTypes(): number {
+    return [...this.#types.values()].filter(types => types !== undefined).length;
   }
 
   moduleTypes(module: string): Btf | undefined {
     const found = this.#targets.modules.find(m => m.name === module);
     return found && this.#typesOf(found);
+  }
+
+  /** Bytes of the shared memory that are in use: code (programs, trampolines, slots), and data. */
+  get bytesInUse(): { readonly code: number; readonly data: number } {
+    return {
+      code: this.#hooks.regions.reduce((sum, region) => sum + region.inUse, 0),
+      data: this.#arena.inUse,
+    };
   }
 
   /** Whether a program is loaded that prints. */
@@ -263,15 +368,42 @@ export class ProcessKernel implements Kernel {
     return this.#runtime.readTrace().map(({ text }) => text);
   }
 
-  linkCreate(attr: LinkCreateAttr): TracingMultiLink {
-    const link = new MultiLink(this.#hooks, this.#nextId++, attr.prog, attr.skipInvalid ?? false);
-    link.add(attr.targets);
+  linkCreate(attr: LinkCreateAttr): TracingLink;
+  linkCreate(attr: MultiLinkCreateAttr): TracingMultiLink;
+  linkCreate(attr: LinkCreateAttr | MultiLinkCreateAttr): TracingLink | TracingMultiLink {
+    const id = this.#nextId++;
+    if ('target' in attr) {
+      const { prog, target, cookie = 0n } = attr;
+      const link = new PlainLink(this.#hooks, id, prog);
+      return this.#opened(link, () => link.open({ target, cookie }));
+    }
+    const { prog, skipInvalid = false, targets, pattern } = attr;
+    const followed = pattern && { ...pattern, match: () => this.#targets.match(pattern.selectors) };
+    const link = new MultiLink(this.#hooks, id, prog, skipInvalid, followed);
+    return this.#opened(link, () => (targets === undefined ? link.open() : link.add(targets)));
+  }
+
+  #opened<L extends Link>(link: L, open: () => void): L {
+    try {
+      open();
+    } catch (cause) {
+      link.detach();
+      throw cause;
+    }
     this.#links.add(link);
     return link;
   }
 
   functions(selectors: SelectorSet): ProcessTarget[] {
     return this.#targets.match(selectors);
+  }
+
+  functionsNamed(names: readonly string[]): ProcessTarget[][] {
+    return lookUpNames(names, this.#targets);
+  }
+
+  functionAt(address: bigint): ProcessTarget | undefined {
+    return this.#targets.at(address);
   }
 
   check(targets: readonly TargetFunction[]): TargetCheck[] {
@@ -311,7 +443,7 @@ export class ProcessKernel implements Kernel {
       }
     } catch (cause) {
       // It ended or execed meanwhile: nothing of ours is left in it.
-      if (!(cause instanceof BpfError) || !this.void) throw cause;
+      if (!(cause instanceof BpfError) || (this.process.alive() && !this.void)) throw cause;
     } finally {
       this.#runtime.abandon();
     }

@@ -15,12 +15,19 @@ export interface Range {
   readonly size: number;
 }
 
-/** No thread of the stopped process executes in the ranges, or will when a signal handler returns. */
-export function isQuiet(process: TracedProcess, stop: Stop, ranges: readonly Range[]): boolean {
+/** The threads of the stopped process that execute in the ranges, or will when a signal handler returns. */
+export function threadsInside(process: TracedProcess, stop: Stop, ranges: readonly Range[]): Set<number> {
   const bounds = ranges.map(r => ({ from: Number(r.address), to: Number(r.address) + r.size }));
-  if (bounds.length === 0) return true;
+  if (bounds.length === 0) return new Set();
   const low = Math.min(...bounds.map(r => r.from));
   const high = Math.max(...bounds.map(r => r.to));
   const inside = (address: number): boolean => bounds.some(r => address >= r.from && address < r.to);
-  return !stop.threads.some(thread => goesOnAt(process, thread, low, high, inside));
+  return new Set(
+    stop.threads.filter(thread => goesOnAt(process, thread, low, high, inside)).map(({ tid }) => tid),
+  );
+}
+
+/** No thread of the stopped process executes in the ranges, or will when a signal handler returns. */
+export function isQuiet(process: TracedProcess, stop: Stop, ranges: readonly Range[]): boolean {
+  return threadsInside(process, stop, ranges).size === 0;
 }

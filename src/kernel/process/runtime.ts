@@ -10,6 +10,7 @@ import { Assembler, type Label, r8, rax, rdi, rdx } from '../../x86/assembler.js
 import { BpfError } from '../errno.js';
 import { FaultServer } from './faults/fault_server.js';
 import type { FaultFixup } from './faults/fixup.js';
+import type { GracePeriod } from './grace.js';
 import { emitMapHelperRoutines } from './helpers/map_helpers.js';
 import { emitHelperRoutines, NEED_CLOCK, NEED_REFRESH, NEED_THREAD_ID } from './helpers/routines.js';
 import { emitStackHelpers } from './helpers/stack.js';
@@ -73,6 +74,8 @@ function group(name: Group, helpers: readonly number[]): [number, Group][] {
 const REFRESH_MS = 50;
 /** How often a moment without a thread in our code is looked for, when somebody waits for one, ms. */
 const QUIET_MS = 250;
+/** How often it is looked whether forked children are gone, ms. */
+const CHILDREN_MS = 2000;
 
 /** What the runtime needs of the machine. */
 export interface RuntimeHost {
@@ -82,6 +85,9 @@ export interface RuntimeHost {
   readonly code: CodeRegion;
   /** No thread of the stopped process is in code of ours, nor will return to it. */
   isQuiet(stop: Stop): boolean;
+  /** Ends the grace period of what was retired, where no thread is in code of ours. */
+  lookForQuiet(stop: Stop): void;
+  readonly grace: GracePeriod;
   /** Prepares the process for return hooks, whose addresses a stack walk must see through. */
   openReturns(): ReturnPlace | undefined;
 }
@@ -145,6 +151,12 @@ export class Runtime {
   addFaults(address: bigint, fixups: readonly FaultFixup[]): void {
     if (fixups.length === 0) return;
     this.#faults?.faults.add(address, fixups);
+    this.#faults?.publish();
+  }
+
+  /** Forgets the loads of a program whose code goes. */
+  removeFaults(address: bigint, size: number): void {
+    this.#faults?.faults.remove(address, size);
     this.#faults?.publish();
   }
 
@@ -289,24 +301,33 @@ export class Runtime {
   /** Does `work` when no thread is in code of ours, before long. */
   #later(work: () => void): void {
     this.#whenQuiet.push(work);
+    this.expectQuiet();
+  }
+
+  /** Looks for the end of the grace period before long. */
+  expectQuiet(): void {
     this.#quietTimer ??= setTimeout(() => this.#lookForQuiet(), QUIET_MS).unref();
   }
 
   #lookForQuiet(): void {
     this.#quietTimer = undefined;
-    const { stopper } = this.#host;
+    const { stopper, grace } = this.#host;
     if (stopper.void) return;
     try {
-      stopper.during(stop => {
-        if (this.#host.isQuiet(stop)) this.#tellQuiet();
-      });
+      if (this.#whenQuiet.length > 0 || grace.waitsForQuiet)
+        stopper.during(stop => {
+          this.#host.lookForQuiet(stop);
+          if (this.#whenQuiet.length > 0 && this.#host.isQuiet(stop)) this.#tellQuiet();
+        });
+      grace.reclaim();
     } catch (cause) {
       // It ended or execed meanwhile: whoever watches it sees that.
       if (!(cause instanceof BpfError)) throw cause;
       return;
     }
-    if (this.#whenQuiet.length > 0)
-      this.#quietTimer = setTimeout(() => this.#lookForQuiet(), QUIET_MS).unref();
+    if (this.#whenQuiet.length > 0 || grace.waitsForQuiet) this.expectQuiet();
+    else if (grace.waitsForChildren)
+      this.#quietTimer = setTimeout(() => this.#lookForQuiet(), CHILDREN_MS).unref();
   }
 
   #tellQuiet(): void {

@@ -42,12 +42,19 @@ export class Stopper {
     this.process = process;
     this.#image = process.image;
     const gadgets = findGadgets(process, readMappings(process.task));
+    if (gadgets === undefined && !process.alive()) throw process.goneError();
     if (gadgets === undefined)
       throw new BpfError(
         'ENOEXEC',
         `process ${process.pid} maps no \`syscall\` instruction that could be borrowed; it can't be traced`,
       );
     this.#gadgets = gadgets;
+  }
+
+  /** Code of the process that borrowed threads run: it must stay as it is. */
+  get borrowed(): readonly bigint[] {
+    const { syscall, restorer } = this.#gadgets;
+    return restorer === undefined ? [syscall] : [syscall, restorer];
   }
 
   /** The program that this was made for is gone: execed away, or ended. */

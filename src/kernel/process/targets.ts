@@ -8,6 +8,8 @@ import { R_X86_64_RELATIVE } from '../../elf/format.js';
 import { type Module, readModules, type UnreadableModule } from '../../process/image.js';
 import { readMappings } from '../../process/mappings.js';
 import type { TracedProcess } from '../../process/process.js';
+import { functionsNamed } from '../../process/symbols/function_names.js';
+import type { ModuleFunction } from '../../process/symbols/functions.js';
 import { ifuncSlots, symbolSlots } from '../../process/symbols/ifunc.js';
 import type { SelectorSet } from '../../process/symbols/selector.js';
 import type { SkipReason, TargetFunction } from '../kernel.js';
@@ -33,6 +35,12 @@ const IN_ANOTHER: SkipReason = {
   detail: 'it was resolved to code outside every file (the vdso)',
 };
 
+/** What became of the modules between two looks. */
+export interface ModuleChanges {
+  readonly came: readonly Module[];
+  readonly gone: readonly Module[];
+}
+
 export class Targets {
   readonly #stopper: Stopper;
   readonly #process: TracedProcess;
@@ -54,15 +62,20 @@ export class Targets {
     return this.#unreadable;
   }
 
-  /** Reads the memory map again. Modules that stay the same stay the same objects. */
-  refresh(): void {
+  /** Reads the memory map again, and tells what came and went. Modules that stay the same stay the same objects. */
+  refresh(): ModuleChanges {
     const { modules, unreadable } = readModules(this.#process.task);
+    const before = this.#modules;
     this.#modules = modules.map(
-      m => this.#modules.find(old => old.elf === m.elf && old.bias === m.bias && old.path === m.path) ?? m,
+      m => before.find(old => old.elf === m.elf && old.bias === m.bias && old.path === m.path) ?? m,
     );
     this.#unreadable = unreadable;
     for (const [address, target] of this.#known)
       if (!this.#modules.includes(target.owner)) this.#known.delete(address);
+    return {
+      came: this.#modules.filter(m => !before.includes(m)),
+      gone: before.filter(m => !this.#modules.includes(m)),
+    };
   }
 
   /** What the machine knows of a target that `match` returned. */
@@ -77,6 +90,41 @@ export class Targets {
 
   /** The functions that the selectors match, each address once, in order of address within each module. */
   match(selectors: SelectorSet): ProcessTarget[] {
+    return this.#collect(owner => {
+      if (!selectors.matchesModule(owner)) return [];
+      const { functions } = sitesOf(owner.elf, owner.name);
+      return functions.flatMap(of => {
+        if (!selectors.matchesFunction(owner, of.aliases)) return [];
+        const name = of.aliases.find(alias => selectors.matchesFunction(owner, [alias])) ?? of.name;
+        return [{ of, name }];
+      });
+    });
+  }
+
+  /** The functions that have one of the names, by name, in modules that `inModule` names. */
+  named(names: readonly string[], inModule: (owner: Module) => boolean = () => true): ProcessTarget[] {
+    return this.#collect(owner =>
+      inModule(owner)
+        ? functionsNamed(owner.elf, sitesOf(owner.elf, owner.name).functions, names).map(([name, of]) => ({
+            of,
+            name,
+          }))
+        : [],
+    );
+  }
+
+  /** The function that begins at an address. */
+  at(address: bigint): ProcessTarget | undefined {
+    const known = this.#known.get(address);
+    const owner = this.moduleAt(address);
+    if (known !== undefined || owner === undefined) return known;
+    const of = sitesOf(owner.elf, owner.name).functionAt(Number(address - owner.bias));
+    if (of === undefined || of.ifunc) return undefined;
+    return this.#collect(module => (module === owner ? [{ of, name: of.name }] : []))[0];
+  }
+
+  /** Makes targets of functions; IFUNCs become what they chose. */
+  #collect(wanted: (owner: Module) => readonly { of: ModuleFunction; name: string }[]): ProcessTarget[] {
     const found = new Map<bigint, ProcessTarget>();
     const unresolved: ProcessTarget[] = [];
     const chosen = new Set<bigint>();
@@ -87,22 +135,18 @@ export class Targets {
       found.set(target.address, target);
     };
     for (const owner of this.#modules) {
-      if (!selectors.matchesModule(owner)) continue;
-      const sites = sitesOf(owner.elf, owner.name);
-      for (const f of sites.functions) {
-        if (!selectors.matchesFunction(owner, f.aliases)) continue;
-        sites.prepare();
-        const name = f.aliases.find(alias => selectors.matchesFunction(owner, [alias])) ?? f.name;
+      for (const { of, name } of wanted(owner)) {
+        sitesOf(owner.elf, owner.name).prepare();
         const target = {
           module: owner.name,
           name,
-          address: owner.bias + BigInt(f.address),
-          size: f.size,
+          address: owner.bias + BigInt(of.address),
+          size: of.size,
           owner,
-          fileAddress: f.address,
-          aliases: f.aliases,
+          fileAddress: of.address,
+          aliases: of.aliases,
         };
-        if (!f.ifunc) {
+        if (!of.ifunc) {
           if (!found.has(target.address)) found.set(target.address, target);
           continue;
         }

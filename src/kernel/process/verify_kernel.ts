@@ -4,7 +4,7 @@
 
 import { MAP_TYPE } from '../../bpf/map_type.js';
 import type { Btf } from '../../btf/btf.js';
-import type { SelectorSet } from '../../process/symbols/selector.js';
+import { SelectorSet } from '../../process/symbols/selector.js';
 import { BpfError } from '../errno.js';
 import type {
   BpfMap,
@@ -13,13 +13,13 @@ import type {
   Kernel,
   LinkCreateAttr,
   MapCreateAttr,
+  MultiLinkCreateAttr,
   ProgLoadAttr,
   TargetCheck,
   TargetFunction,
-  TracingMultiLink,
 } from '../kernel.js';
 import type { FileTargets } from './file_targets.js';
-import { OPAQUE_ARGS } from './link/prototype.js';
+import { programContext } from './link/context.js';
 import { MapShape } from './maps/shape.js';
 import { POSSIBLE_CPUS } from './threads/layout.js';
 import type { VerifiedProgram } from './verifier/verified.js';
@@ -70,6 +70,7 @@ export class VerifyKernel implements Kernel {
       verified = verifyProgram(attr.insns, {
         attachType: attr.attachType,
         prototype,
+        ...(attr.argumentWords === undefined ? {} : { nargs: attr.argumentWords, anyResult: true }),
         maps,
         btf: attr.btf,
         funcInfo: attr.funcInfo,
@@ -81,8 +82,8 @@ export class VerifyKernel implements Kernel {
       this.judgements.set(attr.name, { verified, timeMs: performance.now() - begin, target, prototype });
     }
     const { tailCalls } = verified.needs;
-    const nargs = prototype?.nargs;
-    const kind = { name: attr.name, attachType: attr.attachType, ...(nargs === undefined ? {} : { nargs }) };
+    const context = programContext(verified);
+    const kind = { name: attr.name, attachType: attr.attachType, context };
     if (tailCalls)
       for (const { id, type } of verified.usedMaps)
         if (type === MAP_TYPE.PROG_ARRAY) maps.get(id)?.accept(kind);
@@ -90,15 +91,24 @@ export class VerifyKernel implements Kernel {
       ...kind,
       id: this.#nextId++,
       // Whom it calls by a tail call may read what any program may.
-      accessedArgs: tailCalls ? [...Array(nargs ?? OPAQUE_ARGS).keys()] : verified.accessedArgs,
+      accessedArgs: tailCalls ? [...context.args.keys()] : verified.accessedArgs,
       jitedSize: 0,
       log: verified.log,
       xlated: verified.insns,
+      free: () => {},
     };
   }
 
+  enableStats(): void {}
+
   functions(selectors: SelectorSet): TargetFunction[] {
     return this.#files.match(selectors);
+  }
+  functionsNamed(names: readonly string[]): TargetFunction[][] {
+    return names.map(name => this.#files.match(SelectorSet.parse([name])));
+  }
+  functionAt(_address: bigint): undefined {
+    return undefined;
   }
   prototypeOf({ prototype }: TargetFunction): FunctionPrototype | undefined {
     return prototype;
@@ -110,7 +120,7 @@ export class VerifyKernel implements Kernel {
     return this.#files.types(module);
   }
 
-  linkCreate(_attr: LinkCreateAttr): TracingMultiLink {
+  linkCreate(_attr: LinkCreateAttr | MultiLinkCreateAttr): never {
     throw new BpfError('EOPNOTSUPP', 'programs are only verified here; attach them to a process');
   }
   check(_targets: readonly TargetFunction[]): TargetCheck[] {

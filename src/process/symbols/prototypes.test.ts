@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ElfFile } from '../../elf/file.js';
+import { callLayout } from './call_layout.js';
 import { moduleTypes, prototypeOf } from './prototypes.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'prototypes-'));
@@ -61,14 +62,31 @@ describe.skipIf(missing.length > 0)('a library with debug information', () => {
     expect(names(path, 'absent')).toBeUndefined();
   });
 
-  it('says which parameters are in which register', () => {
-    // f and m.d are in vector registers, p is one integer register, m.l another.
-    expect(names(path, 'scale')?.args).toEqual(['int', '-', '-']);
+  it('says where the words of arguments and result are', () => {
+    const layout = (name: string) => {
+      const { words, args, result } = callLayout(prototypeOf(moduleTypes(path, { cacheDirectory })!, name));
+      const spelled = words.map(w =>
+        w.in === 'stack' ? `stack+${w.offset}` : w.in === 'nothing' ? '-' : `${w.in} ${w.index}`,
+      );
+      return { words: spelled, args: args.map(a => a && [a.first, a.count]), result };
+    };
+    const registers = [0, 1, 2, 3, 4, 5].map(i => `register ${i}`);
+    expect(layout('scale')).toEqual({
+      words: ['vector 0', 'register 0', 'register 1', 'vector 1', 'register 2'],
+      args: [
+        [0, 1],
+        [1, 1],
+        [2, 1],
+        [3, 2],
+      ],
+      result: ['xmm0'],
+    });
     // The address of the result comes first.
-    expect(names(path, 'make')?.args).toEqual(['-', 'int']);
-    expect(names(path, 'many')?.args).toEqual(new Array(6).fill('int'));
+    expect(layout('make')).toMatchObject({ words: ['register 1'], result: ['rax'] });
+    expect(layout('many').words).toEqual([...registers, 'stack+8', 'stack+16']);
     // Two registers are not left for the wide one; the last register is for the next parameter.
-    expect(names(path, 'pair')?.args).toEqual(new Array(6).fill('int'));
+    expect(layout('pair').words).toEqual([...registers.slice(0, 5), 'stack+8', 'stack+16', 'register 5']);
+    expect(layout('vf').words).toEqual(['register 0']);
   });
 
   it('finds a function by any of its names', () => {

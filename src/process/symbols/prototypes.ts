@@ -14,7 +14,6 @@ import { findDebugFile } from '../../elf/debug_file.js';
 import { ElfFile } from '../../elf/file.js';
 import { BpfError } from '../../kernel/errno.js';
 import type { FunctionPrototype } from '../../kernel/kernel.js';
-import { argumentRegisters } from './argument_registers.js';
 import { TypeCache } from './type_cache.js';
 
 export interface ModuleTypesOptions {
@@ -57,7 +56,7 @@ export function moduleTypes(path: string, options: ModuleTypesOptions = {}): Btf
 
 /**
  * What a function takes and returns; of several names (aliases of one function), the first that the types have.
- * `undefined` where they have none. Arguments are those in registers, in the order of the registers.
+ * `undefined` where they have none.
  */
 export function prototypeOf(btf: Btf, names: string | readonly string[]): FunctionPrototype | undefined {
   for (const name of typeof names === 'string' ? [names] : names) {
@@ -68,8 +67,7 @@ export function prototypeOf(btf: Btf, names: string | readonly string[]): Functi
     const params = proto.params.map(({ type }) => type);
     const variadic = params.length > 0 && params[params.length - 1] === 0;
     if (variadic) params.pop();
-    const args = argumentRegisters(btf, params, proto.returnType);
-    return { nargs: args.length, btf, args, returns: proto.returnType, variadic };
+    return { nargs: params.length, btf, args: params, returns: proto.returnType, variadic };
   }
   return undefined;
 }

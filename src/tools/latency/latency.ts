@@ -5,13 +5,13 @@ import type {
   BpfMap,
   BpfProg,
   Kernel,
-  LinkTarget,
   SkippedFunction,
+  TargetFunction,
   TracingMultiLink,
 } from '../../kernel/kernel.js';
 import type { SelectorSet } from '../../process/symbols/selector.js';
-import { resultSize, signatureOf } from '../signature.js';
-import { attempted, type NewTarget, SelectedTargets } from '../targets.js';
+import { type ResultSize, resultSize, signatureOf } from '../signature.js';
+import { FunctionSlots } from '../targets.js';
 import { BUCKETS, type Histogram } from './histogram.js';
 import { HISTOGRAM_BYTES, type LatencyFilters, latencyCookie, latencyProgram, STATS } from './program.js';
 
@@ -33,17 +33,14 @@ export interface FunctionLatency {
 }
 
 export class Latency {
-  readonly #kernel: Kernel;
-  readonly #filters: LatencyFilters;
-  readonly #targets: SelectedTargets;
+  readonly #slots: FunctionSlots;
   readonly #stats: BpfMap;
   readonly #histograms: BpfMap;
   readonly #prog: BpfProg;
   readonly #link: TracingMultiLink;
-  #attachMs = 0;
 
   /**
-   * Loads the program and attaches it to what matches now; throws only where that is impossible as a whole.
+   * Loads the program and attaches it to what matches now and later; throws only where that is impossible as a whole.
    * `attaching` is told how many functions there are, before.
    */
   constructor(
@@ -52,57 +49,50 @@ export class Latency {
     filters: LatencyFilters,
     attaching: (functions: number) => void = () => {},
   ) {
-    this.#kernel = kernel;
-    this.#filters = filters;
-    this.#targets = new SelectedTargets(kernel, selectors);
-    const now = this.#targets.find(new Set());
+    const now = kernel.functions(selectors);
+    const maxEntries = now.length + LATER_FUNCTIONS;
+    this.#slots = new FunctionSlots(maxEntries);
     const array = (name: string, valueSize: number): BpfMap =>
-      kernel.mapCreate({
-        type: MAP_TYPE.ARRAY,
-        name,
-        keySize: KEY_BYTES,
-        valueSize,
-        maxEntries: now.length + LATER_FUNCTIONS,
-      });
+      kernel.mapCreate({ type: MAP_TYPE.ARRAY, name, keySize: KEY_BYTES, valueSize, maxEntries });
     this.#stats = array('stats', STATS.size);
     this.#histograms = array('histograms', HISTOGRAM_BYTES);
-    const maps = { stats: this.#stats, histograms: this.#histograms };
     this.#prog = kernel.progLoad({
       name: 'latency',
       attachType: 'fsession',
-      insns: latencyProgram(maps, filters),
+      insns: latencyProgram({ stats: this.#stats, histograms: this.#histograms }, filters),
       maps: [this.#stats, this.#histograms],
     });
-    attaching(now.length);
-    const from = performance.now();
+    attaching(now.filter(({ unresolved }) => unresolved === undefined).length);
+    const cookie = (target: TargetFunction): bigint =>
+      // Results matter to a filter alone; types may take seconds.
+      latencyCookie(
+        this.#slots.slotOf(target),
+        filters.result === undefined ? undefined : sizeOfResult(kernel, target),
+      );
+    const targets = now.map(target => ({
+      target,
+      cookie: target.unresolved === undefined ? cookie(target) : 0n,
+    }));
     this.#link = kernel.linkCreate({
       prog: this.#prog,
-      targets: now.map(target => this.#linkTarget(target)),
+      targets,
+      pattern: { selectors, cookie },
       skipInvalid: true,
     });
-    this.#attachMs = performance.now() - from;
-  }
-
-  #linkTarget({ target, slot }: NewTarget): LinkTarget {
-    // Results matter to a filter alone; types may take seconds.
-    if (this.#filters.result === undefined) return { target, cookie: latencyCookie(slot, undefined) };
-    const signature = signatureOf(this.#kernel, target);
-    const result = signature === undefined ? undefined : (resultSize(signature) ?? null);
-    return { target, cookie: latencyCookie(slot, result) };
   }
 
   get matched(): number {
-    return this.#targets.matched;
+    return this.attached + this.skipped.length;
   }
   get attached(): number {
-    return this.#targets.functions.length - this.#link.skipped.length;
+    return this.#slots.without(this.skipped);
   }
   get skipped(): readonly SkippedFunction[] {
-    return [...this.#link.skipped, ...this.#targets.unresolved];
+    return this.#link.skipped;
   }
   /** How long attaching took once the functions were known, ms. */
   get attachMs(): number {
-    return this.#attachMs;
+    return this.#link.attachMs;
   }
   get pauseMs(): number {
     return this.#link.pauseMs;
@@ -111,21 +101,12 @@ export class Latency {
     return this.#link.missed + (this.#prog.missed ?? 0n);
   }
 
-  /** Attaches to what libraries brought. */
-  extend(): void {
-    const targets = this.#targets.find(attempted([this.#link]), this.#stats.maxEntries);
-    if (targets.length === 0) return;
-    const from = performance.now();
-    this.#link.add(targets.map(target => this.#linkTarget(target)));
-    this.#attachMs += performance.now() - from;
-  }
-
   /** The functions that were called so far. */
   read(): FunctionLatency[] {
     const key = new Uint8Array(KEY_BYTES);
     const keyView = new DataView(key.buffer);
     const functions: FunctionLatency[] = [];
-    for (const [slot, { module, name, address }] of this.#targets.functions.entries()) {
+    for (const [slot, { module, name, address }] of this.#slots.functions.entries()) {
       keyView.setUint32(0, slot, true);
       const stats = words(this.#stats.lookup(key)!);
       const total = Number(stats[STATS.total / 8]);
@@ -144,6 +125,11 @@ export class Latency {
     }
     return functions;
   }
+}
+
+function sizeOfResult(kernel: Kernel, target: TargetFunction): ResultSize | null | undefined {
+  const signature = signatureOf(kernel, target);
+  return signature === undefined ? undefined : (resultSize(signature) ?? null);
 }
 
 function words({ buffer, byteOffset, byteLength }: Uint8Array): BigUint64Array {

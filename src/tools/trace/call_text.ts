@@ -1,8 +1,8 @@
 /** A call's arguments and result as text, by the function's signature; and durations. */
 
-import { formatOpaque, formatPointer, formatWord, seesResult } from '../signature.js';
+import { formatOpaque, formatPointer, formatWords } from '../signature.js';
 import type { Call } from './call_tree.js';
-import { TEXT_BYTES } from './records.js';
+import { FEW_WORDS, TEXT_BYTES } from './records.js';
 
 /** Characters of a text that are shown. */
 const SHOWN_TEXT = 60;
@@ -46,18 +46,19 @@ function escapeOf(char: string): string {
 export interface ArgumentValue {
   readonly name: string;
   readonly type: number;
-  readonly word: bigint | undefined;
+  readonly words: BigUint64Array | undefined;
   readonly text: Uint8Array | undefined;
 }
 
 /** The arguments that the signature names; none without one. */
-export function argumentsOf({ fn, registers, texts }: Call): ArgumentValue[] {
-  return (fn.signature?.args ?? []).map(({ name, type, slot }) => {
-    const at = slot === undefined ? -1 : fn.texts.indexOf(slot);
+export function argumentsOf({ fn, words, texts }: Call): ArgumentValue[] {
+  return (fn.signature?.args ?? []).map(({ name, type, words: own }) => {
+    const at = own === undefined ? -1 : fn.texts.indexOf(own.first);
+    const there = own !== undefined && own.first + own.count <= words.length;
     return {
       name,
       type,
-      word: slot === undefined ? undefined : registers[slot],
+      words: there ? words.subarray(own.first, own.first + own.count) : undefined,
       text: at < 0 ? undefined : texts[at],
     };
   });
@@ -68,10 +69,11 @@ export function argumentsOf({ fn, registers, texts }: Call): ArgumentValue[] {
  */
 export function argumentText(call: Call, raw: boolean): string {
   const { signature } = call.fn;
-  if (signature === undefined) return raw ? [...call.registers].map(formatOpaque).join(', ') : '…';
-  const parts = argumentsOf(call).map(({ name, type, word, text }) => {
+  if (signature === undefined)
+    return raw ? [...call.words.subarray(0, FEW_WORDS)].map(formatOpaque).join(', ') : '…';
+  const parts = argumentsOf(call).map(({ name, type, words, text }) => {
     const value =
-      word === undefined ? '?' : text === undefined ? formatWord(signature.btf, type, word) : quoted(text);
+      words === undefined ? '?' : text === undefined ? formatWords(signature.btf, type, words) : quoted(text);
     return name === '' ? value : `${name}=${value}`;
   });
   if (signature.variadic) parts.push('…');
@@ -81,12 +83,13 @@ export function argumentText(call: Call, raw: boolean): string {
 /** The result of a call that returned: empty where the function has none, `?` where no program sees it. */
 export function resultText(call: Call): string {
   const { signature } = call.fn;
-  if (signature === undefined) return formatOpaque(call.result);
+  const [first] = call.result;
+  if (signature === undefined) return formatOpaque(first);
   if (signature.returns === 0) return '';
-  if (!seesResult(signature)) return '?';
-  if (call.resultText !== undefined && call.result !== 0n) return quoted(call.resultText);
-  if (signature.returnsText) return formatPointer(call.result);
-  return formatWord(signature.btf, signature.returns, call.result);
+  if (!signature.seesResult) return '?';
+  if (call.resultText !== undefined && first !== 0n) return quoted(call.resultText);
+  if (signature.returnsText) return formatPointer(first);
+  return formatWords(signature.btf, signature.returns, call.result);
 }
 
 const UNITS: readonly (readonly [ns: number, name: string])[] = [

@@ -45,17 +45,22 @@ class Recorder {
   }
 
   enter(name: string, frame: number, { tid = 1, pid = 1, time = this.#time++ } = {}): this {
-    const registers = new BigUint64Array(6);
+    const words = new BigUint64Array(6);
     const { lost } = this;
-    this.trees.enter(
-      { kind: 'entered', time, pid, tid, frame, slot: 0, root: true, lost, registers },
-      fn(name),
-    );
+    this.trees.enter({ kind: 'entered', time, pid, tid, frame, slot: 0, root: true, lost, words }, fn(name));
     return this;
   }
 
   leave(frame: number, { tid = 1, time = this.#time++ } = {}): this {
-    this.trees.return({ kind: 'returned', time, pid: 1, tid, frame, result: 7n, lost: this.lost });
+    this.trees.return({
+      kind: 'returned',
+      time,
+      pid: 1,
+      tid,
+      frame,
+      result: BigUint64Array.of(7n, 0n),
+      lost: this.lost,
+    });
     return this;
   }
 
@@ -76,7 +81,7 @@ describe('nesting', () => {
       .leave(MAIN);
     expect(r.done).toEqual(['a(b c)']);
     expect(r.calls.map(({ depth }) => depth)).toEqual([0, 1, 1]);
-    expect(r.calls.map(({ result }) => result)).toEqual([7n, 7n, 7n]);
+    expect(r.calls.map(({ result }) => result[0])).toEqual([7n, 7n, 7n]);
   });
 
   test('recursion', () => {

@@ -29,11 +29,11 @@ export interface Call {
   readonly parent: Call | undefined;
   /** 0 for the root of a tree. */
   readonly depth: number;
-  readonly registers: BigUint64Array;
+  /** Words of the arguments, and of the result. */
+  readonly words: BigUint64Array;
   readonly texts: readonly (Uint8Array | undefined)[];
   outcome: Outcome;
-  /** What was in the result's register. */
-  result: bigint;
+  result: BigUint64Array;
   resultText: Uint8Array | undefined;
 }
 
@@ -62,6 +62,7 @@ export interface TreeListener {
 /** Tells stacks apart: a number for the stack that an address is on, `undefined` where that is not known. */
 export type StackOf = (address: number) => number | undefined;
 
+const NO_RESULT = new BigUint64Array(2);
 /** Addresses of stacks of which nothing is known are on one stack if they are no further apart. */
 const LARGEST_STACK = 8 << 20;
 /** A call that begins so far above a tree's root, at most, shows that the root was left. */
@@ -124,10 +125,10 @@ export class CallTrees {
       end: start,
       parent,
       depth: calls.length,
-      registers: event.registers,
+      words: event.words,
       texts: event.texts ?? [],
       outcome: 'open',
-      result: 0n,
+      result: NO_RESULT,
       resultText: undefined,
     };
     const open = found ?? this.#begin(thread, call, event.root, gap);

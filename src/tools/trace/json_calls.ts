@@ -1,9 +1,11 @@
 /** Calls as lines of JSON (docs/json.md), each when it is closed. */
 
-import { decodeValue } from '../../btf/value.js';
-import { formatPointer, opaqueResult, seesResult } from '../signature.js';
+import type { Btf } from '../../btf/btf.js';
+import { type BtfValue, decodeValue } from '../../btf/value.js';
+import { bytesOf, formatPointer, opaqueResult } from '../signature.js';
 import { argumentsOf, textOf } from './call_text.js';
 import type { Call, Outcome, Tree } from './call_tree.js';
+import { FEW_WORDS } from './records.js';
 import type { Block, TraceSink } from './selection.js';
 
 /** A value as JSON has it; 64-bit integers are bigints, to be written with all their digits. */
@@ -40,7 +42,7 @@ export class JsonCalls implements TraceSink {
   }
 
   #call(tree: Tree, call: Call): JsonValue {
-    const { fn, id, parent, depth, start, end, outcome, registers } = call;
+    const { fn, id, parent, depth, start, end, outcome } = call;
     const { signature } = fn;
     const returned = outcome === 'returned';
     return {
@@ -57,11 +59,11 @@ export class JsonCalls implements TraceSink {
       function: fn.name,
       // Without types there are only registers.
       ...(signature === undefined
-        ? { registers: [...registers].map(word => `0x${word.toString(16)}`) }
+        ? { registers: [...call.words.subarray(0, FEW_WORDS)].map(word => `0x${word.toString(16)}`) }
         : {
-            args: argumentsOf(call).map(({ name, type, word, text }) => ({
+            args: argumentsOf(call).map(({ name, type, words, text }) => ({
               name,
-              value: word === undefined ? null : wordValue(signature.btf, type, word),
+              value: words === undefined ? null : valueIn(signature.btf, type, words),
               ...(text === undefined ? {} : { text: textOf(text) ?? Buffer.from(text).toString('latin1') }),
             })),
           }),
@@ -69,7 +71,7 @@ export class JsonCalls implements TraceSink {
       durationNs: returned ? end - start : null,
       end: ENDS[outcome],
       result: returned ? resultOf(call) : null,
-      ...(call.resultText === undefined || call.result === 0n
+      ...(call.resultText === undefined || call.result[0] === 0n
         ? {}
         : { resultText: textOf(call.resultText) ?? Buffer.from(call.resultText).toString('latin1') }),
     };
@@ -78,17 +80,22 @@ export class JsonCalls implements TraceSink {
 
 function resultOf({ fn: { signature }, result }: Call): JsonValue {
   if (signature === undefined) {
-    const value = opaqueResult(result);
-    return value > -(2n ** 31n) && value < 2n ** 31n ? Number(value) : formatPointer(result);
+    const value = opaqueResult(result[0]);
+    return value > -(2n ** 31n) && value < 2n ** 31n ? Number(value) : formatPointer(result[0]);
   }
-  return seesResult(signature) ? wordValue(signature.btf, signature.returns, result) : null;
+  return signature.seesResult ? valueIn(signature.btf, signature.returns, result) : null;
 }
 
-function wordValue(btf: Parameters<typeof decodeValue>[0], type: number, word: bigint): JsonValue {
-  const resolved = btf.type(btf.resolve(type));
-  if (resolved.kind === 'ptr') return word === 0n ? null : formatPointer(word);
-  const bytes = new Uint8Array(8);
-  new DataView(bytes.buffer).setBigUint64(0, word, true);
-  const value = decodeValue(btf, type, bytes);
-  return value !== null && typeof value === 'object' ? null : value;
+function valueIn(btf: Btf, type: number, words: BigUint64Array): JsonValue {
+  const { kind } = btf.type(btf.resolve(type));
+  if (kind === 'ptr') return words[0] === 0n ? null : formatPointer(words[0]);
+  return asJson(decodeValue(btf, type, bytesOf(words)));
+}
+
+function asJson(value: BtfValue): JsonValue {
+  if (value instanceof Uint8Array) return [...value];
+  if (Array.isArray(value)) return value.map(asJson);
+  if (value !== null && typeof value === 'object')
+    return Object.fromEntries(Object.entries(value).map(([key, member]) => [key, asJson(member)]));
+  return value;
 }

@@ -28,8 +28,9 @@ import {
   COOKIE,
   ENTERED,
   ENTERED_TEXT,
+  enteredSize,
   MAX_TEXTS,
-  REGISTERS,
+  RESULT_WORDS,
   RETURNED,
   RETURNED_TEXT,
   TEXT_BYTES,
@@ -56,7 +57,9 @@ export const LOST = { calls: 0, returns: 8, size: 16 } as const;
 export interface TraceProgramOptions {
   /** Only these threads; all where empty. */
   readonly tids: readonly number[];
-  /** Read texts. */
+  /** Words of arguments in the program's context (`argumentWords`), all of which it writes. */
+  readonly words: number;
+  /** Read texts; takes `MANY_WORDS`. */
   readonly texts: boolean;
 }
 
@@ -66,7 +69,6 @@ const STACK = { thread: -8, frame: -16, word: -24, saved: -32 } as const;
 const ENTRY_SHARE = 7 / 8;
 /** What `bpf_ringbuf_query` is asked: BPF_RB_AVAIL_DATA. */
 const AVAIL_DATA = 0;
-const RESULT_AT = REGISTERS * 8;
 /**
  * A root's frame that lies above the last root's by no more than this is on the same stack: the last one was left
  * without a return. One that lies higher is on another stack, and the last one goes on when it returns.
@@ -108,7 +110,7 @@ function emitThread(b: ProgramBuilder, tids: readonly number[], out: ProgramLabe
 function emitEntered(
   b: ProgramBuilder,
   maps: TraceMaps,
-  { tids, texts }: TraceProgramOptions,
+  { tids, words, texts }: TraceProgramOptions,
   out: ProgramLabel,
 ): void {
   const lost = b.label();
@@ -124,16 +126,16 @@ function emitEntered(
   b.call(HELPER.ringbuf_query);
   b.jump('gt', R0, Math.floor(maps.records.maxEntries * ENTRY_SHARE), lost);
   b.ldMap(R1, maps.records);
-  b.mov(R2, texts ? ENTERED_TEXT.size : ENTERED.size);
+  b.mov(R2, texts ? ENTERED_TEXT.size : enteredSize(words));
   b.mov(R3, 0);
   b.call(HELPER.ringbuf_reserve);
   b.jump('eq', R0, 0, lost);
   b.mov(R9, R0);
   b.store(8, R9, ENTERED.thread, R7);
   b.store(8, R9, ENTERED.frame, R8);
-  for (let i = 0; i < REGISTERS; i++) {
+  for (let i = 0; i < words; i++) {
     b.load(8, R1, R6, 8 * i);
-    b.store(8, R9, ENTERED.registers + 8 * i, R1);
+    b.store(8, R9, ENTERED.words + 8 * i, R1);
   }
   b.ldMapValue(R1, maps.lost, LOST.calls);
   b.load(8, R1, R1);
@@ -171,8 +173,8 @@ function emitTexts(b: ProgramBuilder): void {
   for (let i = 0; i < MAX_TEXTS; i++) {
     const unreadable = b.label();
     b.mov(R2, R7);
-    b.rsh(R2, COOKIE.texts + 3 * i);
-    b.and(R2, 7);
+    b.rsh(R2, COOKIE.texts + COOKIE.textBits * i);
+    b.and(R2, COOKIE.noText);
     b.jump('eq', R2, COOKIE.noText, done);
     b.mov(R1, R6);
     b.mov(R3, R10);
@@ -248,7 +250,7 @@ function emitIsRoot(b: ProgramBuilder): void {
 function emitReturned(
   b: ProgramBuilder,
   maps: TraceMaps,
-  { texts }: TraceProgramOptions,
+  { words, texts }: TraceProgramOptions,
   out: ProgramLabel,
 ): void {
   const lost = b.label();
@@ -275,8 +277,10 @@ function emitReturned(
     b.store(8, R9, RETURNED.time, R1);
     b.store(8, R9, RETURNED.thread, R7);
     b.store(8, R9, RETURNED.frame, R8);
-    b.load(8, R3, R6, RESULT_AT);
-    b.store(8, R9, RETURNED.result, R3);
+    for (let i = RESULT_WORDS - 1; i >= 0; i--) {
+      b.load(8, R3, R6, 8 * (words + i));
+      b.store(8, R9, RETURNED.result + 8 * i, R3);
+    }
     b.ldMapValue(R1, maps.lost, LOST.calls);
     b.load(8, R1, R1);
     b.store(8, R9, RETURNED.lost, R1);

@@ -158,7 +158,7 @@ export class TreeSelection implements TreeListener {
     if (outcome !== 'returned') return false;
     const size = fn.signature && resultSize(fn.signature);
     if (fn.signature !== undefined && size === undefined) return false;
-    return resultPasses(result, size, filter);
+    return resultPasses(result[0], size, filter);
   }
 
   #show(tree: Tree, growing: Growing, complete: boolean): void {

@@ -2,23 +2,23 @@
  * `trace` on one program of a process: its maps, the programs (programs.ts) and their links, and the records as events.
  */
 
-import type { BpfInsn } from '../../bpf/instruction.js';
 import { MAP_FLAG, MAP_TYPE } from '../../bpf/map_type.js';
 import { BpfError } from '../../kernel/errno.js';
 import type {
-  AttachType,
   BpfMap,
+  BpfProg,
   Kernel,
   LinkTarget,
+  ProgLoadAttr,
   SkippedFunction,
   TargetFunction,
   TracingMultiLink,
 } from '../../kernel/kernel.js';
 import { SelectorSet } from '../../process/symbols/selector.js';
 import { type Signature, signatureOf } from '../signature.js';
-import { attempted, type NewTarget, SelectedTargets } from '../targets.js';
+import { FunctionSlots } from '../targets.js';
 import { LOST, longjmpProgram, type TraceMaps, traceProgram, unwindProgram } from './programs.js';
-import { decodeRecord, MAX_TEXTS, makeCookie, type TraceEvent } from './records.js';
+import { decodeRecord, FEW_WORDS, MANY_WORDS, MAX_TEXTS, makeCookie, type TraceEvent } from './records.js';
 
 /** Bytes of the ring buffer: some 250,000 calls that wait for their reader. */
 const RING_BYTES = 32 << 20;
@@ -36,7 +36,7 @@ export interface TracedFunction {
   readonly address: bigint;
   /** Where its module's types know it. */
   readonly signature: Signature | undefined;
-  /** Registers that point to texts which are read, in order. */
+  /** Words of the context that point to texts which are read, in order. */
   readonly texts: readonly number[];
 }
 
@@ -48,23 +48,38 @@ export interface TracerOptions {
   readonly tids: readonly number[];
 }
 
-/** One kind of program, loaded when the first function wants it. */
+/** A form of the session program: how many words it writes, and whether it reads texts. */
+interface Form {
+  readonly name: string;
+  readonly words: number;
+  readonly texts: boolean;
+}
+
+const FORMS = {
+  few: { name: 'trace', words: FEW_WORDS, texts: false },
+  many: { name: 'trace_many', words: MANY_WORDS, texts: false },
+  texts: { name: 'trace_texts', words: MANY_WORDS, texts: true },
+} as const satisfies Record<string, Form>;
+
+/** A program and its link, loaded when the first function wants it. */
 interface Attached {
   readonly link: TracingMultiLink;
-  readonly missed: () => bigint;
+  readonly prog: BpfProg;
 }
 
 export class Tracer {
   readonly #kernel: Kernel;
   readonly #options: TracerOptions;
-  readonly #targets: SelectedTargets;
+  readonly #slots = new FunctionSlots();
   readonly #records: BpfMap;
   readonly #lost: BpfMap;
   readonly #maps: TraceMaps & { readonly all: readonly BpfMap[] };
   readonly #functions: TracedFunction[] = [];
-  readonly #links = new Map<string, Attached>();
-  #attachMs = 0;
-  #pauseMs = 0;
+  readonly #traced = new Map<string, Attached>();
+  readonly #watching = new Map<string, Attached>();
+  /** IFUNCs that have not been chosen so far; they join when they are. */
+  #unresolved: readonly SkippedFunction[] = [];
+  #roots = 0;
   #closed = false;
 
   /**
@@ -74,7 +89,6 @@ export class Tracer {
   constructor(kernel: Kernel, options: TracerOptions, attaching: (functions: number) => void = () => {}) {
     this.#kernel = kernel;
     this.#options = options;
-    this.#targets = new SelectedTargets(kernel, options.selectors);
     this.#records = kernel.mapCreate({
       type: MAP_TYPE.RINGBUF,
       name: 'records',
@@ -102,10 +116,7 @@ export class Tracer {
       });
       this.#maps = { records: this.#records, lost: this.#lost, roots, all: [...all, roots] };
     }
-    const now = this.#targets.find(new Set());
-    attaching(now.length);
-    this.#attach(now);
-    this.#watchUnwinding();
+    this.#attach(attaching);
   }
 
   /** By slot. */
@@ -113,25 +124,37 @@ export class Tracer {
     return this.#functions;
   }
   get matched(): number {
-    return this.#targets.matched;
+    return this.attached + this.skipped.length;
   }
   get attached(): number {
-    return this.#targets.functions.length - this.#traceLinks().reduce((n, l) => n + l.skipped.length, 0);
+    return this.#slots.without(this.skipped);
   }
   get skipped(): readonly SkippedFunction[] {
-    return [...this.#traceLinks().flatMap(link => link.skipped), ...this.#targets.unresolved];
+    return [...this.#links(this.#traced).flatMap(link => link.skipped), ...this.#unresolved];
+  }
+  /** Functions at which trees may begin, where they are chosen. */
+  get roots(): number {
+    return this.#roots;
   }
   /** How long attaching took once the functions were known, ms. */
   get attachMs(): number {
-    return this.#attachMs;
+    return this.#all().reduce((sum, link) => sum + link.attachMs, 0);
   }
   get pauseMs(): number {
-    return this.#pauseMs;
+    return Math.max(0, ...this.#all().map(link => link.pauseMs));
   }
   get missed(): bigint {
     let missed = 0n;
-    for (const { link, missed: ofProgram } of this.#links.values()) missed += link.missed + ofProgram();
+    for (const { link, prog } of this.#traced.values()) missed += link.missed + (prog.missed ?? 0n);
     return missed;
+  }
+
+  #links(of: ReadonlyMap<string, Attached>): TracingMultiLink[] {
+    return [...of.values()].map(({ link }) => link);
+  }
+
+  #all(): TracingMultiLink[] {
+    return [...this.#links(this.#traced), ...this.#links(this.#watching)];
   }
 
   /** Calls that found no room, as wholes; and returns of calls that had. */
@@ -145,10 +168,9 @@ export class Tracer {
     };
   }
 
-  /** Attaches to what libraries brought. */
+  /** Attaches to what libraries brought: which of the programs a function gets depends on the function. */
   extend(): void {
-    this.#attach(this.#targets.find(attempted(this.#traceLinks())));
-    this.#watchUnwinding();
+    this.#attach();
   }
 
   /** Hands on the events that are there, and returns how many records that were; never waits. */
@@ -178,76 +200,91 @@ export class Tracer {
     this.#records.free();
   }
 
-  #traceLinks(): TracingMultiLink[] {
-    return ['trace', 'trace_text'].flatMap(name => this.#links.get(name)?.link ?? []);
-  }
-
-  #attach(fresh: readonly NewTarget[]): void {
-    const plain: LinkTarget[] = [];
-    const withTexts: LinkTarget[] = [];
-    const roots = this.#rootAddresses();
-    for (const { target, slot } of fresh) {
-      const fn = traced(this.#kernel, target);
+  #attach(attaching: (functions: number) => void = () => {}): void {
+    const matched = this.#kernel.functions(this.#options.selectors);
+    this.#unresolved = matched.flatMap(({ unresolved, module, name, address }) =>
+      unresolved === undefined ? [] : [{ ...unresolved, module, function: name, address }],
+    );
+    const done = attempted(this.#links(this.#traced));
+    const fresh = matched.filter(({ unresolved, address }) => unresolved === undefined && !done.has(address));
+    attaching(fresh.length);
+    const { roots } = this.#options;
+    const rootAddresses = roots && new Set(this.#kernel.functions(roots).map(({ address }) => address));
+    const wanted = new Map<Form, LinkTarget[]>();
+    for (const target of fresh) {
+      const slot = this.#slots.slotOf(target);
+      const fn = describe(this.#kernel, target);
       this.#functions[slot] = fn;
       const resultText = fn.signature?.returnsText === true;
-      const root = roots === undefined || roots.has(target.address);
+      const root = rootAddresses === undefined || rootAddresses.has(target.address);
+      if (root) this.#roots++;
       const cookie = makeCookie({ slot, texts: fn.texts, resultText, root });
-      (fn.texts.length > 0 || resultText ? withTexts : plain).push({ target, cookie });
+      const form =
+        fn.texts.length > 0 || resultText
+          ? FORMS.texts
+          : (fn.signature?.words ?? 0) > FEW_WORDS
+            ? FORMS.many
+            : FORMS.few;
+      const list = wanted.get(form);
+      if (list === undefined) wanted.set(form, [{ target, cookie }]);
+      else list.push({ target, cookie });
     }
     const { tids } = this.#options;
-    const program = (texts: boolean) => () => traceProgram(this.#maps, { tids, texts });
-    this.#join('trace', 'fsession', plain, program(false));
-    this.#join('trace_text', 'fsession', withTexts, program(true));
-  }
-
-  #rootAddresses(): Set<bigint> | undefined {
-    const { roots } = this.#options;
-    return roots && new Set(this.#kernel.functions(roots).map(({ address }) => address));
-  }
-
-  /** Attaches to the functions by which frames are left, where there are any. */
-  #watchUnwinding(): void {
-    // Where nothing is traced, no frame matters.
-    if (this.#traceLinks().every(link => link.targets.length === 0)) return;
-    const { tids } = this.#options;
-    this.#joinMatching('longjmp', LONGJMP, () => longjmpProgram(this.#maps, tids));
-    this.#joinMatching('unwind', SET_IP, () => unwindProgram(this.#maps, tids));
-  }
-
-  #joinMatching(name: string, selectors: readonly string[], program: () => BpfInsn[]): void {
-    const link = this.#links.get(name)?.link;
-    const done = link === undefined ? new Set<bigint>() : attempted([link]);
-    const targets = this.#kernel
-      .functions(SelectorSet.parse(selectors))
-      .filter(target => target.unresolved === undefined && !done.has(target.address))
-      .map(target => ({ target, cookie: 0n }));
-    this.#join(name, 'fentry', targets, program);
+    for (const [form, targets] of wanted)
+      this.#join(this.#traced, form.name, targets, () => ({
+        attachType: 'fsession',
+        argumentWords: form.words,
+        insns: traceProgram(this.#maps, { ...form, tids }),
+      }));
+    this.#watchUnwinding();
   }
 
   #join(
+    to: Map<string, Attached>,
     name: string,
-    attachType: AttachType,
     targets: readonly LinkTarget[],
-    program: () => BpfInsn[],
+    program: () => Pick<ProgLoadAttr, 'attachType' | 'argumentWords' | 'insns'>,
   ): void {
-    if (targets.length === 0) return;
-    const known = this.#links.get(name);
-    let from = performance.now();
-    if (known === undefined) {
-      const prog = this.#kernel.progLoad({ name, attachType, insns: program(), maps: this.#maps.all });
-      from = performance.now();
-      const link = this.#kernel.linkCreate({ prog, targets, skipInvalid: true });
-      this.#links.set(name, { link, missed: () => prog.missed ?? 0n });
-      this.#pauseMs = Math.max(this.#pauseMs, link.pauseMs);
-    } else {
+    const known = to.get(name);
+    if (known !== undefined) {
       known.link.add(targets);
-      this.#pauseMs = Math.max(this.#pauseMs, known.link.pauseMs);
+      return;
     }
-    this.#attachMs += performance.now() - from;
+    const prog = this.#kernel.progLoad({ ...program(), name, maps: this.#maps.all });
+    to.set(name, { prog, link: this.#kernel.linkCreate({ prog, targets, skipInvalid: true }) });
+  }
+
+  /** Watches the functions by which frames are left, as soon as any function is traced. */
+  #watchUnwinding(): void {
+    if (this.#links(this.#traced).every(link => link.targets.length === 0)) return;
+    const { tids } = this.#options;
+    for (const [name, selectors, insns] of [
+      ['longjmp', LONGJMP, longjmpProgram(this.#maps, tids)],
+      ['unwind', SET_IP, unwindProgram(this.#maps, tids)],
+    ] as const) {
+      // From then on the link follows what libraries bring.
+      if (this.#watching.has(name)) continue;
+      const set = SelectorSet.parse(selectors);
+      // Loads that may fault make every thread of the process be watched: not for nothing.
+      if (this.#kernel.functions(set).length === 0) continue;
+      const prog = this.#kernel.progLoad({ name, attachType: 'fentry', insns, maps: this.#maps.all });
+      const pattern = { selectors: set };
+      this.#watching.set(name, { prog, link: this.#kernel.linkCreate({ prog, pattern, skipInvalid: true }) });
+    }
   }
 }
 
-function traced(kernel: Kernel, target: TargetFunction): TracedFunction {
+/** Addresses of what links are attached to, or could not be. */
+function attempted(links: readonly TracingMultiLink[]): Set<bigint> {
+  const addresses = new Set<bigint>();
+  for (const { targets, skipped } of links) {
+    for (const { target } of targets) addresses.add(target.address);
+    for (const { address } of skipped) addresses.add(address);
+  }
+  return addresses;
+}
+
+function describe(kernel: Kernel, target: TargetFunction): TracedFunction {
   const { module, name, address } = target;
   let signature: Signature | undefined;
   try {
@@ -256,8 +293,8 @@ function traced(kernel: Kernel, target: TargetFunction): TracedFunction {
     // Damaged types are a bonus that is not there.
     if (!(cause instanceof BpfError)) throw cause;
   }
-  const texts = (signature?.args ?? []).flatMap(({ text, slot }) =>
-    text && slot !== undefined ? [slot] : [],
+  const texts = (signature?.args ?? []).flatMap(({ text, words }) =>
+    text && words !== undefined ? [words.first] : [],
   );
   return { module, name, address, signature, texts: texts.slice(0, MAX_TEXTS) };
 }

@@ -14,6 +14,7 @@ test.each([
   ['__syscall_cp_asm', '__syscall_cp'],
   ['__morestack', '__morestack_load_mmap'],
   ['SafeFetch32_impl', 'SafeFetcher'],
+  ['TcmallocSlab_Internal_Pop', 'TcmallocTest'],
 ])('%s is denied, %s is not', (name, twin) => {
   expect(denied(name, none)).toMatch(/\w/);
   expect(denied(twin, none)).toBeUndefined();

@@ -107,6 +107,7 @@ export class PreparedText {
 }
 
 function notMapped(process: TracedProcess, { address }: TextEdit): BpfError {
+  if (!process.alive()) return process.goneError();
   return new BpfError(
     'EFAULT',
     `could not read the code at 0x${address.toString(16)} of process ${process.pid}: not mapped`,

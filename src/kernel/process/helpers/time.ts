@@ -100,6 +100,24 @@ function emitPair(a: Assembler): void {
   a.ret();
 }
 
+/** Cycles of the counter as time: by what passed of both since it was made. */
+export class CycleScale {
+  readonly #start = readPair(CLOCK_MONOTONIC);
+
+  /** Throws EOPNOTSUPP where the counter is no clock. */
+  constructor() {
+    const why = counterUnusable();
+    if (why !== undefined) throw new BpfError('EOPNOTSUPP', `run times can't be measured here: ${why}`);
+  }
+
+  /** `cycles` of the counter, ns. */
+  nanoseconds(cycles: bigint): bigint {
+    const now = readPair(CLOCK_MONOTONIC);
+    const passed = now.tsc - this.#start.tsc;
+    return passed <= 0n ? 0n : (cycles * (now.ns - this.#start.ns)) / passed;
+  }
+}
+
 let pairCode: bigint | undefined;
 const pair = Buffer.allocUnsafeSlow(4096);
 

@@ -18,9 +18,20 @@ import {
   type ThreadSearch,
 } from '../threads/thread_block.js';
 import type { Emitter } from './emitter.js';
+import { emitStatistics } from './statistics.js';
 
 /** Writes what comes before the main function; the label is where tail calls enter. */
 export function emitEntry(e: Emitter): Label {
+  const { statistics } = e.env;
+  if (statistics !== undefined) {
+    const body = e.a.label();
+    emitStatistics(e, statistics, body);
+    e.a.bind(body);
+  }
+  return emitBody(e);
+}
+
+function emitBody(e: Emitter): Label {
   const { a, env } = e;
   const { faults, tailCalls } = e.program.needs;
   // Who may be gone on in by a program that must not be entered again must not be entered again either.

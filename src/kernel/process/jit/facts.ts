@@ -3,7 +3,7 @@
  * harms the process, so only `compileProgram` makes them, of what the verifier passed, and tests.
  */
 
-import { argumentCount } from '../verifier/environment.js';
+import { argumentWords } from '../verifier/environment.js';
 import type { VerifiedProgram } from '../verifier/verifier.js';
 
 /** A function of the program: the main program, a subprogram or a callback. */
@@ -37,6 +37,7 @@ export type ProgramFacts = Pick<
   | 'callMaps'
   | 'keyOffsets'
   | 'atomicOperands'
+  | 'ownAtomics'
   | 'dynamicMaps'
   | 'probeLoads'
   | 'readsUnwritten'
@@ -53,7 +54,8 @@ export type ProgramFacts = Pick<
 
 /** What the verifier found out about `program`. */
 export function factsOf(program: VerifiedProgram): ProgramFacts {
-  const { insns, operations, flow, reached, callMaps, dynamicMaps, keyOffsets, atomicOperands } = program;
+  const { insns, operations, flow, reached, callMaps, dynamicMaps, keyOffsets, atomicOperands, ownAtomics } =
+    program;
   const { subprograms, probeLoads, readsUnwritten, needs, env } = program;
   const { attachType = 'fentry', context } = env;
   const traces = context === undefined;
@@ -66,12 +68,13 @@ export function factsOf(program: VerifiedProgram): ProgramFacts {
     dynamicMaps,
     keyOffsets,
     atomicOperands,
+    ownAtomics,
     subprograms,
     probeLoads,
     readsUnwritten,
     needs,
     mayOverride: traces && attachType === 'fmod_ret',
     hasResult: !traces || attachType === 'fmod_ret',
-    returnAt: traces && attachType !== 'fentry' ? argumentCount(env) : undefined,
+    returnAt: traces && attachType !== 'fentry' ? argumentWords(env) : undefined,
   };
 }

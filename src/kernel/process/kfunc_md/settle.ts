@@ -12,13 +12,18 @@ import {
   CALL,
   type CallTablePlace,
   CHUNK,
+  callPlaces,
   DEPTH_SHIFT,
+  ENDED,
   entriesAddress,
   LIVE,
   MOST_DEPTH,
+  STATES,
 } from './call_table.js';
 
 const PAGE = 4096;
+/** This share of all entries may be kept for words whose calls have ended. */
+const CROWDED = 1 / 4;
 const WORD_MASK = (1n << BigInt(DEPTH_SHIFT)) - 8n;
 const WORDS = CALL.size / 8;
 /** Chunks that are read with one call. */
@@ -57,7 +62,8 @@ export function settleCalls(
   quiet: boolean,
 ): Settled {
   const byWord = new Map<bigint, Call[]>();
-  for (const call of liveCalls(process, table)) {
+  const ended: bigint[] = [];
+  for (const call of liveCalls(process, table, ended)) {
     const word = call.key & WORD_MASK;
     const others = byWord.get(word);
     if (others === undefined) byWord.set(word, [call]);
@@ -71,7 +77,7 @@ export function settleCalls(
   let released = 0;
   let freed = 0;
   const free = (call: Call): void => {
-    dead.push(call.entry + BigInt(CALL.key), call.key & ~BigInt(LIVE));
+    dead.push(call.entry + BigInt(CALL.key), (call.key & ~BigInt(STATES)) | BigInt(ENDED));
   };
   for (const [word, calls] of byWord) {
     const found = stack.word(word);
@@ -79,7 +85,7 @@ export function settleCalls(
     const hooked = Number.isInteger(top) && top >= 0 && top < MOST_DEPTH;
     const chain: Call[] = [];
     for (const call of calls) {
-      if (hooked && call.depth <= top) chain[call.depth] ??= call;
+      if (hooked && call.depth <= top) chain[call.depth] = theFirst(chain[call.depth], call, table);
       else if (quiet) {
         free(call);
         freed++;
@@ -102,6 +108,9 @@ export function settleCalls(
     }
     if (leadsTo !== found) words.push(word, leadsTo);
   }
+  // Few words are left to whom an entry could go: all get theirs anew.
+  if (quiet && ended.length > table.entries * CROWDED)
+    for (const entry of ended) dead.push(entry + BigInt(CALL.key), 0n);
   // Each step leaves a process that would run on right, should we die behind it.
   for (const pairs of [links, words, dead]) {
     if (pokeWords(tid, BigUint64Array.from(pairs)) === pairs.length / 2) continue;
@@ -113,7 +122,20 @@ export function settleCalls(
   return { pending, released, freed };
 }
 
-function* liveCalls(process: TracedProcess, table: CallTablePlace): Iterable<Call> {
+/** Of two entries of one word and depth the one that the process finds: the other was left by a call that never returned. */
+function theFirst(a: Call | undefined, b: Call, table: CallTablePlace): Call {
+  if (a === undefined) return b;
+  for (const place of callPlaces(a.key & WORD_MASK, a.depth, table.entries)) {
+    const entry = entriesAddress(table) + BigInt(place * CALL.size);
+    if (entry === a.entry) return a;
+    if (entry === b.entry) return b;
+  }
+  return a;
+}
+
+/** The calls under way; `ended` gets the entries of the first half that are kept for their words. */
+function* liveCalls(process: TracedProcess, table: CallTablePlace, ended: bigint[]): Iterable<Call> {
+  const half = entriesAddress(table) + BigInt((table.entries / 2) * CALL.size);
   const touched = process.read(table.address, table.entries / CHUNK);
   const first = entriesAddress(table);
   for (let chunk = touched.indexOf(1); chunk >= 0; chunk = touched.indexOf(1, chunk)) {
@@ -124,9 +146,13 @@ function* liveCalls(process: TracedProcess, table: CallTablePlace): Iterable<Cal
     const words = new BigUint64Array(bytes.buffer, bytes.byteOffset, bytes.length / 8);
     for (let i = 0; i < words.length; i += WORDS) {
       const key = words[i];
-      if ((key & BigInt(LIVE)) === 0n) continue;
+      const entry = at + BigInt(i * 8);
+      if ((key & BigInt(LIVE)) === 0n) {
+        if (key !== 0n && entry < half) ended.push(entry);
+        continue;
+      }
       yield {
-        entry: at + BigInt(i * 8),
+        entry,
         key,
         depth: Number(key >> BigInt(DEPTH_SHIFT)),
         original: words[i + CALL.original / 8],

@@ -1,6 +1,7 @@
+import koffi from 'koffi';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { callCode, ftruncate, MAP, memfdCreate, mmap, PROT, viewMemory } from '../../../ffi/libc.js';
-import { Assembler, rax, rdi } from '../../../x86/assembler.js';
+import { Assembler, mem, r8, r9, rax, rdi, rdx, rsi } from '../../../x86/assembler.js';
 import { randomNumbers, SharedMemory } from '../maps/fixture.js';
 import type { Block } from '../region/arena.js';
 import { RECORD, writeRecord } from './record.js';
@@ -11,6 +12,9 @@ beforeAll(() => {
   memory = new SharedMemory(64 << 20);
 });
 afterAll(() => memory[Symbol.dispose]());
+
+/** Functions that a reader looks up in turn. */
+const COUNT = 64;
 
 /** The look-up as machine code: rdi = function address, returns the record's address or 0. */
 function lookupCode(root: bigint): (func: bigint) => bigint {
@@ -101,3 +105,86 @@ test('a reader of a table that was replaced still finds every record that was in
   for (const func of funcs) expect(find(func)).toBe(table.lookup(func));
   expect(find(more[0])).toBe(0n);
 });
+
+test('readers on other threads, without a lock, find each record that stays, while others come, go and are replaced', async () => {
+  const retired: Block[] = [];
+  const table = new KfuncTable(memory, block => retired.push(block));
+  const random = randomNumbers(0x7ab1e);
+  const staying = Array.from({ length: COUNT }, (_, i) => 0x7fff_1234_0000n + 0x40n * BigInt(i));
+  const never = Array.from({ length: COUNT }, (_, i) => 0x7ffe_0000_0000n + 0x40n * BigInt(i));
+  const coming = new Set<bigint>();
+  // Behind others, which they will be looked for past when those are gone.
+  for (let i = 0; i < 400; i++) coming.add(0x7f00_0000_0000n + BigInt(random(4096)) * 16n);
+  table.insert([...coming].map(func => ({ func, record: record(func) })));
+  table.insert(staying.map(func => ({ func, record: record(func) })));
+  const read = readerCode(table.root);
+  const rounds = 400_000;
+  const threads = [staying, staying, never].map(funcs => read(funcs, rounds));
+  let running = true;
+  const missing = Promise.all(threads).finally(() => {
+    running = false;
+  });
+  let changes = 0;
+  while (running) {
+    for (let i = 0; i < 50; i++, changes++) {
+      const func = 0x7f00_0000_0000n + BigInt(random(4096)) * 16n;
+      if (coming.has(func)) table.delete([func]);
+      else table.insert([{ func, record: record(func) }]);
+      if (!coming.delete(func)) coming.add(func);
+      const stays = staying[random(staying.length)];
+      table.replace(stays, record(stays));
+      if (random(2000) === 0) {
+        table.delete([...coming]);
+        coming.clear();
+      }
+    }
+    await new Promise(resolve => setImmediate(resolve));
+  }
+  expect(await missing).toEqual([0, 0, never.length * rounds]);
+  expect(changes).toBeGreaterThan(500);
+  expect(retired.length).toBeGreaterThan(2);
+}, 120_000);
+
+/** Looks functions up over and over, on a thread of its own; resolves to how often one was not found. */
+function readerCode(root: bigint): (funcs: readonly bigint[], rounds: number) => Promise<number> {
+  const a = new Assembler();
+  const [again, next, absent] = [a.label(), a.label(), a.label()];
+  // rdi: the functions, rsi: how many, r8: rounds.
+  a.mov(r9, rsi);
+  a.xor(rax, rax, 4);
+  a.bind(again);
+  a.dec(r9);
+  const key = rsi;
+  a.mov(key, mem(rdi, 0, r9, 8));
+  emitTableLookup(a, root, key, rdx, absent);
+  a.jmp(next);
+  a.bind(absent);
+  a.inc(rax);
+  a.bind(next);
+  a.test(r9, r9);
+  a.jcc('ne', again);
+  a.mov(r9, COUNT);
+  a.dec(r8);
+  a.jcc('ne', again);
+  a.ret();
+  const fd = memfdCreate('table-readers');
+  ftruncate(fd, 4096);
+  const writable = mmap(0n, 4096, PROT.READ | PROT.WRITE, MAP.SHARED, fd, 0);
+  const code = mmap(0n, 4096, PROT.READ | PROT.EXEC, MAP.SHARED, fd, 0);
+  new Uint8Array(viewMemory(writable, 4096)).set(a.finish(code));
+  const reader = koffi.decode(
+    code,
+    koffi.proto('uint64_t table_reader(void *funcs, uint64_t count, uint64_t, uint64_t, uint64_t rounds)'),
+  );
+  return (funcs, rounds) => {
+    const list = BigUint64Array.from(funcs);
+    return new Promise((resolve, reject) => {
+      reader.async(list, COUNT, 0, 0, rounds, (error: Error | null, missed: number | bigint) => {
+        if (error) reject(error);
+        else resolve(Number(missed));
+        // It is read till here.
+        void list;
+      });
+    });
+  };
+}

@@ -6,10 +6,10 @@
 import { readFileSync } from 'node:fs';
 import { MAP, PROT, SYS } from '../../../ffi/libc.js';
 import type { RemoteThread } from '../../../process/remote.js';
+import { OPAQUE_LAYOUT } from '../../../process/symbols/call_layout.js';
 import { Assembler } from '../../../x86/assembler.js';
 import { BpfError } from '../../errno.js';
 import type { SkipReason } from '../../kernel.js';
-import { sitesOf } from '../ftrace/module_sites.js';
 import { type CallTablePlace, callTableBytes } from '../kfunc_md/call_table.js';
 import { type Settled, settleCalls } from '../kfunc_md/settle.js';
 import type { LoadedProgram } from '../program.js';
@@ -19,16 +19,15 @@ import type { Stop, Stopper } from '../stopper.js';
 import type { Targets } from '../targets.js';
 import type { ReturnPlace } from '../trampoline/full.js';
 import { emitReturnTrampolines, emitUnwindProgram, UNWIND_CLOBBERS } from '../trampoline/return.js';
+import { OPAQUE_ARGS } from './context.js';
+import { unwinderRefusal } from './unwinders.js';
 
 /** Calls under way at most; pages that no call touches cost nothing. Fewer where the process may not map so much. */
 const SIZES = [1 << 20, 1 << 17, 1 << 14];
-/** The unwinder's look-up of what belongs to a return address: where it can be told the original one. */
-export const FIND_FDE = '_Unwind_Find_FDE';
-const RAISE = '_Unwind_RaiseException';
 
 export class CallReturns {
   readonly #stopper: Stopper;
-  readonly place: ReturnPlace & { readonly nothing: bigint };
+  readonly place: ReturnPlace;
   /** The program in front of `FIND_FDE`. */
   readonly unwinder: LoadedProgram;
   #mapped = true;
@@ -43,18 +42,18 @@ export class CallReturns {
     const trampoline = at + BigInt(a.offsetOf(first));
     const b = new Assembler();
     emitUnwindProgram(b, table, trampoline);
-    const nothing = b.here();
-    b.ret();
     const address = code.addressOf(placeCode(code, b));
-    this.place = { table, trampoline, nothing: address + BigInt(b.offsetOf(nothing)) };
+    this.place = { table, trampoline };
     this.unwinder = {
       id: 0,
       name: 'unwinder',
       attachType: 'fentry',
       accessedArgs: [0, 1],
+      context: { layout: 'registers', words: OPAQUE_ARGS, results: 1, read: 2, args: OPAQUE_LAYOUT.args },
       jitedSize: b.length,
       address,
       clobbers: UNWIND_CLOBBERS,
+      free: () => {},
     };
   }
 
@@ -123,24 +122,15 @@ export function whyNoReturns(targets: Targets, task: number): SkipReason | undef
       detail:
         'the process runs with a shadow stack, which ends it at a return address that is not its caller’s',
     };
-  for (const { elf, name, isMain } of targets.modules) {
+  for (const module of targets.modules) {
+    const { name } = module;
     if (/^_?greenlet\b/.test(name))
       return {
         reason: 'moved-stacks',
         detail: `${name} copies pieces of stacks to and fro, with the return addresses on them`,
       };
-    const sites = sitesOf(elf, name);
-    const defines = (symbol: string): boolean => sites.functions.some(f => f.aliases.includes(symbol));
-    if (defines(RAISE) && !defines(FIND_FDE))
-      return {
-        reason: 'unwinder',
-        detail: `${name} has an unwinder of its own that can't be told our return addresses; exceptions would end the program`,
-      };
-    if (isMain && elf.interpreter === undefined && elf.symbols().length === 0)
-      return {
-        reason: 'unwinder',
-        detail: `${name} is static and has no symbols: whether it has an unwinder, and where, can't be told`,
-      };
+    const refusal = unwinderRefusal(module);
+    if (refusal !== undefined) return refusal;
   }
   return undefined;
 }

@@ -10,11 +10,13 @@ import { goesOnAt } from '../../../process/stacks.js';
 import type { SelectorSet } from '../../../process/symbols/selector.js';
 import { BpfError } from '../../errno.js';
 import type { FunctionPrototype, LinkTarget, SkippedFunction, SkipReason } from '../../kernel.js';
+import { RefusedTargetError } from '../../refused.js';
 import { checkFunctions } from '../ftrace/check.js';
 import { exitDenied } from '../ftrace/exit_deny.js';
 import { sitesOf } from '../ftrace/module_sites.js';
-import type { PatchSite } from '../ftrace/patch_site.js';
+import { type PatchSite, patchSize } from '../ftrace/patch_site.js';
 import { PreparedText, type TextEdit } from '../ftrace/text_edit.js';
+import { GracePeriod } from '../grace.js';
 import { KfuncTable } from '../kfunc_md/table.js';
 import type { LoadedProgram } from '../program.js';
 import type { Arena, Block } from '../region/arena.js';
@@ -23,11 +25,13 @@ import { stepBack } from '../step_back.js';
 import type { Stop, Stopper } from '../stopper.js';
 import type { ProcessTarget, Targets } from '../targets.js';
 import type { ReturnPlace } from '../trampoline/full.js';
+import { disagreement } from './agreement.js';
 import { whyNoReturns } from './call_returns.js';
+import { fits } from './context.js';
 import { type InsidePoints, insidePoints, moveOut } from './inside.js';
-import type { Attached, LinkHost, MultiLink } from './multi_link.js';
+import type { Attached, Link, LinkHost } from './link.js';
 import { freeSession } from './program_lists.js';
-import { laidOutArgs, OPAQUE_ARGS, returnsWord } from './prototype.js';
+import { live } from './refusals.js';
 import { ReturnHooks } from './return_hooks.js';
 import { islandAddress, siteAddress, siteEdits } from './site_edits.js';
 import { type Slot, type SlotProgram, Slots, type SlotWish } from './slots.js';
@@ -35,24 +39,12 @@ import { type Slot, type SlotProgram, Slots, type SlotWish } from './slots.js';
 /** How often a stop is tried again because a thread stands where it can't be moved from. */
 const BUSY_TRIES = 20;
 const BUSY_WAIT_MS = 2;
-
-/** Reasons that only a live process gives; the others are those of `REFUSALS`. */
-export const LIVE_REFUSALS = {
-  'text-modified': 'its code in memory is not what the file says: a debugger or another tracer changed it',
-  'in-use': 'a thread was inside the bytes to be replaced whenever multitrace looked; try again',
-  'used-by-multitrace': 'multitrace uses it to see libraries as they load',
-  'unknown-function': 'no module of the process has a function there',
-  duplicate: 'it is in the link already',
-  'not-allowed':
-    'its result may not be changed: it is not among the functions that were allowed for modify-return',
-  'too-many-sessions': 'it has as many session programs as a call has room for',
-  arguments:
-    'the program reads arguments or a result that it does not have, or that are not integers in registers',
-} as const;
+/** The longest of what borrowed threads run: `mov rax, 15; syscall`. */
+const BORROWED_BYTES = 9n;
 
 /** One program of one link. */
 interface OnHook extends SlotProgram {
-  readonly link: MultiLink;
+  readonly link: Link;
 }
 
 /** One traced function. */
@@ -99,6 +91,8 @@ export class Hooks implements LinkHost {
   prototypeOf: (target: ProcessTarget) => FunctionPrototype | undefined = () => undefined;
   /** Told before any return address is ours. */
   onReturns: (place: ReturnPlace) => void = () => {};
+  /** What waits for nobody to be in code of ours. */
+  readonly grace: GracePeriod;
   /** Functions that multitrace itself patched. */
   readonly reserved = new Set<bigint>();
 
@@ -106,8 +100,9 @@ export class Hooks implements LinkHost {
     this.#stopper = stopper;
     this.#targets = targets;
     this.#arena = arena;
-    this.#table = new KfuncTable(arena, block => this.#slots.retireLater(() => arena.free(block)));
-    this.#slots = new Slots(stopper, arena, this.#table.root);
+    this.grace = new GracePeriod(stopper.process.task);
+    this.#table = new KfuncTable(arena, block => this.grace.whenAlone(() => arena.free(block)));
+    this.#slots = new Slots(stopper, arena, this.#table.root, this.grace);
     this.#returns = new ReturnHooks(stopper, targets, this);
   }
 
@@ -123,7 +118,7 @@ export class Hooks implements LinkHost {
 
   /** No thread of the stopped process is in code of ours, now, when it returns from a signal handler, or from a call. */
   isQuiet(stop: Stop): boolean {
-    const quiet = this.#slots.isQuiet(stop);
+    const quiet = this.#slots.threadsInside(stop).size === 0;
     return this.#returns.settle(stop, quiet) === 0 && quiet;
   }
 
@@ -151,10 +146,14 @@ export class Hooks implements LinkHost {
     return this.#arena.alloc(8);
   }
 
+  freeCounter(counter: Block): void {
+    this.grace.whenAlone(() => this.#arena.free(counter));
+  }
+
   /** Prepares the process for programs that run at returns: where it has what they need. */
   openReturns(): ReturnPlace {
     this.#returns.open(this.#slots.regions[0], place => {
-      this.#slots.returns = place;
+      this.#slots.codes.returns = place;
       this.onReturns(place);
     });
     return this.#returns.place!;
@@ -180,63 +179,73 @@ export class Hooks implements LinkHost {
           return { name: of, aliases, address, size };
         }),
       );
-      for (const [k, i] of indexes.entries()) results[i] = found[k];
+      for (const [k, i] of indexes.entries()) {
+        const site = found[k];
+        results[i] =
+          'reason' in site || !this.#isBorrowed(targets[i], site) ? site : live('used-by-multitrace');
+      }
     }
     return results;
   }
 
-  attach(link: MultiLink, wanted: readonly LinkTarget[], skipInvalid: boolean): Attached {
+  /** Threads that make system calls for us run bytes that the patch would replace. */
+  #isBorrowed(target: ProcessTarget, site: PatchSite): boolean {
+    const from = siteAddress({ target, site });
+    const to = from + BigInt(patchSize(site));
+    return this.#stopper.borrowed.some(at => at + BORROWED_BYTES > from && at < to);
+  }
+
+  attach(link: Link, wanted: readonly LinkTarget[], skipInvalid: boolean): Attached {
     const program = link.prog as LoadedProgram;
-    const atReturn = program.attachType === 'fexit' || program.attachType === 'fsession';
-    const noReturns = atReturn ? whyNoReturns(this.#targets, this.#stopper.process.task) : undefined;
-    if (noReturns === undefined && (program.attachType !== 'fentry' || program.needs?.stack === true))
-      this.openReturns();
+    const noReturns = this.#openFor(program);
     const serial = ++this.#serial;
     const skipped: SkippedFunction[] = [];
     const skip = ({ target }: LinkTarget, why: SkipReason): void => {
+      const left = { ...why, module: target.module, function: target.name, address: target.address };
       if (!skipInvalid)
-        throw new BpfError(
+        throw new RefusedTargetError(
           why.reason === 'duplicate' ? 'EEXIST' : 'EINVAL',
-          `${target.module}:${target.name} can't be attached, so the link is not made: ${why.detail}; leave it out, or skip what can't be attached`,
+          `${target.module}:${target.name} can't be attached, so the link is not made: ${why.detail}${link.plain ? '' : "; leave it out, or skip what can't be attached"}`,
+          left,
         );
-      skipped.push({ ...why, module: target.module, function: target.name, address: target.address });
+      skipped.push(left);
     };
     const changes: Change[] = [];
     const change = (hook: Hook, want: LinkTarget): void => {
-      // Its record and what can be laid out for it go by what the function really takes.
-      if (program.nargs !== undefined) hook.target = this.#withPrototype(hook.target);
-      const { owner, aliases } = hook.target;
       const session = program.attachType === 'fsession' ? freeSession(hook.programs) : -1;
-      const denied = atReturn
-        ? (noReturns ??
-          exitDenied(hook.site, aliases, owner.elf, name => sitesOf(owner.elf, owner.name).hasSymbol(name)))
-        : undefined;
-      if (denied !== undefined) skip(want, denied);
-      else if (program.attachType === 'fmod_ret' && !this.mayModifyReturn(hook.target))
-        skip(want, live('not-allowed'));
+      const refused = noReturns ?? this.#refusal(program, link, hook);
+      if (refused !== undefined) skip(want, refused);
       else if (session === undefined) skip(want, live('too-many-sessions'));
-      else if (!fits(program, hook.target)) skip(want, live('arguments'));
       else {
-        const added = { link, program, cookie: want.cookie, serial, missed: link.missedAt };
+        const added = {
+          link,
+          program,
+          cookie: want.cookie,
+          plain: link.plain,
+          serial,
+          missed: link.missedAt,
+        };
         const programs = [...hook.programs, session < 0 ? added : { ...added, session }];
         changes.push({ hook, programs, want });
       }
     };
 
     const fresh: { want: LinkTarget; target: ProcessTarget }[] = [];
-    const seen = new Set<bigint>();
+    const seen = new Map<bigint, string>();
     for (const want of wanted) {
-      const { address, unresolved } = want.target;
+      const { address, unresolved, name } = want.target;
       const hook = this.#hooks.get(address);
+      const first = seen.get(address);
       if (unresolved !== undefined) skip(want, unresolved);
-      else if (seen.has(address) || hook?.programs.some(p => p.link === link)) skip(want, live('duplicate'));
+      else if (first !== undefined || hook?.programs.some(p => p.link === link))
+        skip(want, live('duplicate', first === undefined || first === name ? undefined : `as ${first}`));
       else if (hook !== undefined) change(hook, want);
       else {
         const target = this.#targets.get(address);
         if (target === undefined) skip(want, live('unknown-function'));
         else fresh.push({ want, target });
       }
-      seen.add(address);
+      if (first === undefined) seen.set(address, name);
     }
     const sites = this.check(fresh.map(f => f.target));
     for (const [i, { want, target }] of fresh.entries()) {
@@ -248,19 +257,78 @@ export class Hooks implements LinkHost {
     return { targets: done.map(made => made.want!), skipped, pauseMs };
   }
 
+  /** Brings what the program needs of the process. Why the process can't have it, if so. */
+  #openFor(program: LoadedProgram): SkipReason | undefined {
+    const noReturns = isAtReturn(program)
+      ? whyNoReturns(this.#targets, this.#stopper.process.task)
+      : undefined;
+    if (noReturns === undefined && (program.attachType !== 'fentry' || program.needs?.stack === true))
+      this.openReturns();
+    return noReturns;
+  }
+
+  /** Why a program can't run on a function that can be hooked; `undefined` where it can. */
+  #refusal(program: LoadedProgram, link: Link, hook: Hook): SkipReason | undefined {
+    // Its record and what can be laid out for it go by what the function really takes.
+    if (program.context.layout !== 'registers' || program.attachType === 'fmod_ret')
+      hook.target = this.#withPrototype(hook.target);
+    const { owner, aliases, prototype } = hook.target;
+    const denied = isAtReturn(program)
+      ? exitDenied(hook.site, aliases, owner.elf, name => sitesOf(owner.elf, owner.name).hasSymbol(name))
+      : undefined;
+    if (denied !== undefined) return denied;
+    if (program.attachType === 'fmod_ret' && !this.mayModifyReturn(hook.target)) return live('not-allowed');
+    const others = hook.programs.filter(p => p.link !== link).map(p => p.program);
+    if (!fits(program, prototype, others)) return live('arguments');
+    const differs = disagreement(program.prototype, prototype, {
+      args: program.typedArgs ?? [],
+      result: program.typedResult === true || program.attachType === 'fmod_ret',
+    });
+    return differs === undefined ? undefined : live('prototype', differs);
+  }
+
+  update(link: Link, program: LoadedProgram): number {
+    if (this.#stopper.void) throw new BpfError('ESRCH', `link ${link.id}: its program is gone`);
+    const noReturns = this.#openFor(program);
+    const changes: Change[] = [];
+    const refuse = ({ target }: Hook, { detail }: SkipReason): never => {
+      throw new BpfError(
+        'EINVAL',
+        `program ${program.name} can't run on ${target.module}:${target.name}, so link ${link.id} is not updated: ${detail}`,
+      );
+    };
+    for (const hook of this.#hooksOf(link)) {
+      const refused = noReturns ?? this.#refusal(program, link, hook);
+      if (refused !== undefined) refuse(hook, refused);
+      // It keeps its place, its cookie and its serial: calls under way run it at their return.
+      changes.push({ hook, programs: hook.programs.map(p => (p.link === link ? { ...p, program } : p)) });
+    }
+    return this.#apply(changes, ({ hook }, why) => refuse(hook, live(why))).pauseMs;
+  }
+
+  #hooksOf(link: Link): Hook[] {
+    return [...this.#hooks.values()].filter(hook => hook.programs.some(p => p.link === link));
+  }
+
   #withPrototype(target: ProcessTarget): ProcessTarget {
     const prototype = target.prototype ?? this.prototypeOf(target);
     return prototype === undefined ? target : { ...target, prototype };
   }
 
-  detach(link: MultiLink): number {
+  detach(link: Link): number {
     if (this.#stopper.void) return 0;
-    const changes = [...this.#hooks.values()]
-      .filter(hook => hook.programs.some(p => p.link === link))
-      .map(hook => ({ hook, programs: hook.programs.filter(p => p.link !== link) }));
-    if (changes.length === 0) return 0;
-    // What somebody else wrote over our patches stays: it is not ours any more.
-    return this.#apply(changes, () => {}).pauseMs;
+    const changes = this.#hooksOf(link).map(hook => ({
+      hook,
+      programs: hook.programs.filter(p => p.link !== link),
+    }));
+    try {
+      // What somebody else wrote over our patches stays: it is not ours any more.
+      return this.#apply(changes, () => {}).pauseMs;
+    } catch (cause) {
+      // It ended meanwhile: there is nothing to restore.
+      if (cause instanceof BpfError && !this.#stopper.process.alive()) return 0;
+      throw cause;
+    }
   }
 
   /**
@@ -271,6 +339,7 @@ export class Hooks implements LinkHost {
     changes: readonly Change[],
     leaveOut: (change: Change, why: 'text-modified' | 'in-use') => void,
   ): { done: readonly Change[]; pauseMs: number } {
+    if (changes.length === 0) return { done: [], pauseMs: 0 };
     const { process } = this.#stopper;
     let rest: PreparedChange[] = [];
     let committed = false;
@@ -306,12 +375,13 @@ export class Hooks implements LinkHost {
           committed = true;
           this.#slots.retire(old);
           for (const { hook, next } of rest) this.#returns.lead(hook.target.address, next);
-          this.#reclaim(stop);
+          this.lookForQuiet(stop);
           return standing;
         });
         pauseMs = Math.max(pauseMs, ms);
         if (busy.size === 0) {
           this.#commit(rest);
+          this.grace.reclaim();
           return { done: rest.map(({ change }) => change), pauseMs };
         }
         if (tries < BUSY_TRIES) process.pause(BUSY_WAIT_MS);
@@ -326,12 +396,12 @@ export class Hooks implements LinkHost {
     }
   }
 
-  /** Takes programs that left off the calls under way, and frees what was retired where no thread is in code of ours. */
-  #reclaim(stop: Stop): void {
-    if (!this.#slots.hasRetired) return;
-    const quiet = this.#slots.isQuiet(stop);
-    this.#returns.settle(stop, quiet);
-    if (quiet) this.#slots.reclaim();
+  /** Takes programs that left off the calls under way, and ends grace periods. */
+  lookForQuiet(stop: Stop): void {
+    if (!this.grace.waitsForQuiet) return;
+    const inside = this.#slots.threadsInside(stop);
+    this.#returns.settle(stop, inside.size === 0);
+    this.grace.look(inside);
   }
 
   #prepare(changes: readonly Change[]): PreparedChange[] {
@@ -362,6 +432,11 @@ export class Hooks implements LinkHost {
   /** Takes back what was prepared for changes that are not made. */
   #undo(changes: readonly PreparedChange[]): void {
     this.#table.delete(changes.filter(c => c.hook.slot === undefined).map(({ hook }) => hook.target.address));
+    for (const { hook, next } of changes) {
+      const func = hook.target.address;
+      if (hook.slot !== undefined && next !== undefined && this.#table.lookup(func) === next.address)
+        this.#table.replace(func, hook.slot.address);
+    }
     this.#slots.drop(changes.flatMap(({ next }) => next ?? []));
   }
 
@@ -408,33 +483,20 @@ export class Hooks implements LinkHost {
   forgetGone(): void {
     const { modules } = this.#targets;
     const gone = [...this.#hooks.values()].filter(hook => !modules.includes(hook.target.owner));
-    if (gone.length > 0) {
-      const addresses = new Set(gone.map(hook => hook.target.address));
-      for (const link of new Set(gone.flatMap(hook => hook.programs.map(p => p.link))))
-        link.forget(({ target }) => addresses.has(target.address));
-      for (const address of addresses) {
-        this.#hooks.delete(address);
-        this.#returns.lead(address, undefined);
-      }
-      this.#table.delete([...addresses]);
-      this.#slots.retire(gone.flatMap(hook => hook.slot ?? []));
+    for (const hook of gone) {
+      const { address } = hook.target;
+      this.#hooks.delete(address);
+      this.#returns.lead(address, undefined);
     }
+    this.#table.delete(gone.map(hook => hook.target.address));
+    this.#slots.retire(gone.flatMap(hook => hook.slot ?? []));
     this.#slots.forgetModules(modules);
     this.#returns.followUnwinders();
   }
 }
 
-/** All that the program reads of a call is where it looks for it. */
-function fits(program: LoadedProgram, { prototype }: ProcessTarget): boolean {
-  const laidOut = laidOutArgs(prototype);
-  if (program.accessedArgs.some(arg => arg >= laidOut)) return false;
-  if (program.attachType === 'fentry') return true;
-  if ((program.nargs ?? OPAQUE_ARGS) > OPAQUE_ARGS) return false;
-  return program.readsReturnValue !== true || prototype === undefined || returnsWord(prototype);
-}
-
-function live(reason: keyof typeof LIVE_REFUSALS): SkipReason {
-  return { reason, detail: LIVE_REFUSALS[reason] };
+function isAtReturn({ attachType }: LoadedProgram): boolean {
+  return attachType === 'fexit' || attachType === 'fsession';
 }
 
 /** The sites of islands that are put back, by the island's address. */

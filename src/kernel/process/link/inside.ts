@@ -6,7 +6,6 @@
 import type { StoppedThread } from '../../../process/process.js';
 import { R, setRegisters } from '../../../process/registers.js';
 import { patchSize } from '../ftrace/patch_site.js';
-import { DISPLACED } from '../trampoline/slot.js';
 import type { Hook } from './hooks.js';
 import { siteAddress } from './site_edits.js';
 import type { Slot } from './slots.js';
@@ -39,7 +38,7 @@ export function insidePoints(
     if (kind === 'nop-sled') for (let from = 1; from < length; from++) add(from, site + BigInt(length));
     else
       for (const { from, to } of displaced.boundaries)
-        if (from > 0 && from < patchSize(hook.site)) add(from, next.address + BigInt(DISPLACED + to));
+        if (from > 0 && from < patchSize(hook.site)) add(from, next.displaced + BigInt(to));
   }
   return { points, low, high };
 }

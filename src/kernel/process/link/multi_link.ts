@@ -1,89 +1,56 @@
-/**
- * The tracing multi-link (`bpf_tracing_multi_link`): one program on many functions, one owner of them all. What
- * the machine does for it (slots, records, text) is behind `LinkHost`.
- */
+/** The tracing multi-link (`bpf_tracing_multi_link`): one program on many functions, one owner of them all. */
 
-import { BpfError } from '../../errno.js';
-import type { BpfProg, LinkTarget, SkippedFunction, TracingMultiLink } from '../../kernel.js';
-import type { Block } from '../region/arena.js';
+import type { BpfProg, LinkPattern, LinkTarget, TargetFunction, TracingMultiLink } from '../../kernel.js';
+import { type Appeared, Link, type LinkHost } from './link.js';
 
-/** What attaching some targets came to. */
-export interface Attached {
-  readonly targets: readonly LinkTarget[];
-  readonly skipped: readonly SkippedFunction[];
-  /** How long the process stood still, ms. */
-  readonly pauseMs: number;
-}
-
-/** The part of the machine that links need. */
-export interface LinkHost {
-  /** A counter in shared memory for a link's missed calls. */
-  missedCounter(): Block;
-  attach(link: MultiLink, targets: readonly LinkTarget[], skipInvalid: boolean): Attached;
-  /** Returns how long the process stood still, ms. */
-  detach(link: MultiLink): number;
-}
-
-export class MultiLink implements TracingMultiLink {
-  readonly id: number;
-  readonly prog: BpfProg;
-  readonly #missed: Block;
-  readonly #host: LinkHost;
+export class MultiLink extends Link implements TracingMultiLink {
+  readonly kind = 'tracing_multi';
   readonly #skipInvalid: boolean;
-  readonly #targets: LinkTarget[] = [];
-  readonly #skipped: SkippedFunction[] = [];
-  #pauseMs = 0;
-  #detached = false;
+  readonly #pattern: (LinkPattern & { match(): readonly TargetFunction[] }) | undefined;
 
-  constructor(host: LinkHost, id: number, prog: BpfProg, skipInvalid: boolean) {
-    this.#host = host;
-    this.#missed = host.missedCounter();
-    this.id = id;
-    this.prog = prog;
+  /** With a pattern, `match` tells what it matches now; nothing joins before `open` or `add`. */
+  constructor(
+    host: LinkHost,
+    id: number,
+    prog: BpfProg,
+    skipInvalid: boolean,
+    pattern?: LinkPattern & { match(): readonly TargetFunction[] },
+  ) {
+    super(host, id, prog);
     this.#skipInvalid = skipInvalid;
-  }
-
-  /** Calls whose return could not be waited for: more were under way than there is room to note. */
-  get missed(): bigint {
-    const { bytes } = this.#missed;
-    return new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true);
-  }
-
-  /** Where programs in the process count them. */
-  get missedAt(): bigint {
-    return this.#missed.address;
-  }
-
-  get targets(): readonly LinkTarget[] {
-    return this.#targets;
-  }
-
-  get skipped(): readonly SkippedFunction[] {
-    return this.#skipped;
-  }
-
-  get pauseMs(): number {
-    return this.#pauseMs;
+    this.#pattern = pattern;
   }
 
   add(targets: readonly LinkTarget[]): void {
-    if (this.#detached) throw new BpfError('EINVAL', `link ${this.id} is detached; create another one`);
-    const done = this.#host.attach(this, targets, this.#skipInvalid);
-    for (const target of done.targets) this.#targets.push(target);
-    for (const skipped of done.skipped) this.#skipped.push(skipped);
-    this.#pauseMs = done.pauseMs;
+    this.join(targets, this.#skipInvalid);
   }
 
-  detach(): void {
-    if (this.#detached) return;
-    this.#detached = true;
-    this.#pauseMs = this.#host.detach(this);
+  /** Joins what the pattern matches for the first time. */
+  open(): void {
+    this.add(this.#matched());
   }
 
-  /** Drops targets whose module was unmapped: there is nothing left to restore. */
-  forget(gone: (target: LinkTarget) => boolean): void {
-    const kept = this.#targets.filter(target => !gone(target));
-    this.#targets.length = 0;
-    for (const target of kept) this.#targets.push(target);
+  #matched(): LinkTarget[] {
+    const pattern = this.#pattern;
+    if (pattern === undefined) return [];
+    this.retry('ifunc-unresolved');
+    const joined = new Set(this.targets.map(({ target }) => target.address));
+    const left = new Set(this.skipped.map(s => keyOf(s.module, s.function, s.address)));
+    return pattern
+      .match()
+      .filter(({ module, name, address }) => !joined.has(address) && !left.has(keyOf(module, name, address)))
+      .map(target => ({
+        target,
+        cookie: target.unresolved === undefined ? (pattern.cookie?.(target) ?? 0n) : 0n,
+      }));
   }
+
+  protected override wanted(appeared: Appeared, gone: readonly LinkTarget[]): LinkTarget[] {
+    return this.#pattern === undefined ? super.wanted(appeared, gone) : this.#matched();
+  }
+}
+
+/** Another library may be where one was. */
+function keyOf(module: string, name: string, address: bigint): string {
+  return `${address} ${module} ${name}`;
 }

@@ -3,25 +3,28 @@
  * modify-return before the original, fexit and fsession at the return.
  */
 
-import { CALL, CALL_CONTEXT, MOST_SESSIONS } from '../kfunc_md/call_table.js';
+import type { ResultPlace } from '../../../process/symbols/call_layout.js';
+import { CALL, MOST_SESSIONS } from '../kfunc_md/call_table.js';
 import type { ListItem, ProgramLists } from '../kfunc_md/lists.js';
 import type { RecordEntry } from '../kfunc_md/record.js';
 import type { SlotProgram, SlotWish } from './slots.js';
 
 const WORD = 8;
-/** The context of a call has room for six arguments and the return value. */
-const MOST_ARGS = (CALL.swapped - CALL_CONTEXT) / WORD - 1;
 
 /** Whether the programs are plain fentry programs, which need no lists. */
-export function isPlain({ site, programs }: Pick<SlotWish, 'site' | 'programs'>): boolean {
-  const nopSled = site.kind === 'nop-sled';
-  return programs.every(
-    // The trampoline of a nop sled is the same for all plain programs, and has no more than all need.
-    ({ program }) => program.attachType === 'fentry' && !(nopSled && program.needs?.stack === true),
-  );
+export function isPlain({ programs }: Pick<SlotWish, 'programs'>): boolean {
+  return programs.every(({ program }) => program.attachType === 'fentry');
 }
 
-/** The programs that a plain trampoline may run, `nothing` where there are none. */
+/** Programs that run when the function returns. */
+export function runsAtReturn({ program: { attachType } }: SlotProgram): boolean {
+  return attachType === 'fexit' || attachType === 'fsession';
+}
+
+/**
+ * The programs that the trampoline of nop sleds may run, `nothing` where there are none: a thread that came through the
+ * sled may find the record of a slot that took its place since, and that trampoline serves plain programs only.
+ */
 export function plainEntries({ programs }: Pick<SlotWish, 'programs'>, nothing: bigint): RecordEntry[] {
   const entries = programs
     .filter(({ program }) => program.attachType === 'fentry' && program.needs?.stack !== true)
@@ -29,18 +32,15 @@ export function plainEntries({ programs }: Pick<SlotWish, 'programs'>, nothing: 
   return entries.length > 0 ? entries : [{ bpfFunc: nothing, cookie: 0n }];
 }
 
-export function listsOf(programs: readonly SlotProgram[]): ProgramLists {
+export function listsOf(programs: readonly SlotProgram[], result: readonly ResultPlace[]): ProgramLists {
   const at = (...types: string[]): ListItem[] =>
     programs.filter(({ program }) => types.includes(program.attachType)).map(itemOf);
   return {
     serial: programs.at(-1)?.serial ?? 0n,
+    result,
     entries: at('fentry', 'fsession'),
     modReturns: at('fmod_ret'),
     exits: at('fexit', 'fsession'),
-    exitArgs: programs.some(
-      ({ program: { attachType, accessedArgs } }) =>
-        (attachType === 'fexit' || attachType === 'fsession') && accessedArgs.length > 0,
-    ),
   };
 }
 
@@ -50,7 +50,7 @@ function itemOf({ program, cookie, serial, session, missed }: SlotProgram): List
     cookie,
     serial,
     session: session === undefined ? 0 : CALL.sessions + session * WORD,
-    returnAt: Math.min(program.nargs ?? MOST_ARGS, MOST_ARGS) * WORD,
+    returnAt: program.context.words * WORD,
     missed,
   };
 }

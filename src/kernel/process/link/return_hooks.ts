@@ -8,9 +8,11 @@ import { SelectorSet } from '../../../process/symbols/selector.js';
 import type { CodeRegion } from '../region/code_region.js';
 import type { Stop, Stopper } from '../stopper.js';
 import type { Targets } from '../targets.js';
-import { CallReturns, FIND_FDE } from './call_returns.js';
-import { type LinkHost, MultiLink } from './multi_link.js';
+import { CallReturns } from './call_returns.js';
+import type { LinkHost } from './link.js';
+import { MultiLink } from './multi_link.js';
 import type { Slot } from './slots.js';
+import { FIND_FDE } from './unwinders.js';
 
 export class ReturnHooks {
   readonly #stopper: Stopper;

@@ -29,11 +29,11 @@ export function siteEdits(place: Place, from: Slot | undefined, to: Slot | undef
   const at = siteAddress(place);
   // The island is there for as long as anything jumps to it.
   const stages = to === undefined ? { site: 0, island: 1 } : { site: 1, island: 0 };
-  const patch = (slot: Slot): Uint8Array => patchBytes(site, at, slot.address, slot.trampoline);
+  const patch = (slot: Slot): Uint8Array => patchBytes(site, at, slot);
   const own = edit(at, site.original, from && patch(from), to && patch(to), stages.site);
   const island = islandAddress(place);
   if (island === undefined) return own;
-  const jump = (slot: Slot): Uint8Array => islandBytes(island, slot.address);
+  const jump = (slot: Slot): Uint8Array => islandBytes(island, slot);
   return [...own, ...edit(island, site.island!.original, from && jump(from), to && jump(to), stages.island)];
 }
 

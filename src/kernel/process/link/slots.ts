@@ -3,44 +3,47 @@
  *
  * A slot that text leads to is never changed: another set of programs on a function is another slot, with a global
  * trampoline that saves what those programs change. A thread that is still in the old one goes on undisturbed. The old
- * place is used again only for the same function, whose code in it is the same, and only after a stop that found no
- * thread in any code of ours.
+ * place is used again when no thread can be in it; and while forked children may be, only for the same function, with the
+ * same code in it.
  */
 
 import type { Module } from '../../../process/image.js';
-import { Assembler } from '../../../x86/assembler.js';
 import type { PatchSite } from '../ftrace/patch_site.js';
-import { PATCH_SIZE } from '../ftrace/patch_site.js';
-import { listsSize, writeLists } from '../kfunc_md/lists.js';
+import type { GracePeriod } from '../grace.js';
+import { writeLists } from '../kfunc_md/lists.js';
 import { ENTRY, type RecordEntry, writeEntries, writeRecord } from '../kfunc_md/record.js';
 import type { LoadedProgram } from '../program.js';
-import { isQuiet } from '../quiet.js';
+import { threadsInside } from '../quiet.js';
 import type { Arena, Block } from '../region/arena.js';
 import { type CodeBlock, CodeRegion } from '../region/code_region.js';
 import type { Stop, Stopper } from '../stopper.js';
 import type { ProcessTarget } from '../targets.js';
-import { emitFullTrampoline, type ReturnPlace } from '../trampoline/full.js';
-import { emitGlobalTrampoline, specKey, type TrampolineSpec } from '../trampoline/global.js';
-import { slotSize, writeSlotCode } from '../trampoline/slot.js';
-import { isPlain, listsOf, plainEntries } from './program_lists.js';
-import { laidOutArgs, OPAQUE_ARGS } from './prototype.js';
+import {
+  type PatchTarget,
+  RECORD_LOAD_LENGTH,
+  writeCallStub,
+  writeDisplaced,
+  writeJumpStub,
+  writeRecordLoad,
+} from '../trampoline/slot.js';
+import { plainEntries } from './program_lists.js';
+import { type PlannedCode, planSlot, type SlotPlan, TrampolineCode } from './slot_plan.js';
 
-export { OPAQUE_ARGS };
-
-/** Room in each region for global trampolines. */
+/** Room that each region has besides, for the trampolines of later links. */
 const TRAMPOLINE_ROOM = 8 << 10;
 /** A region is not made for fewer bytes. */
 const MIN_REGION = 64 << 10;
 /** One region serves modules that lie no further apart than this. */
 const CLUSTER_SPAN = 0x6000_0000n;
 const LINE = 64;
-/** Every caller-saved register: rax, rcx, rdx, rsi, rdi, r8 to r11. */
-const ALL_CLOBBERS = 0xfc7;
+const RET = 0xc3;
 
 /** A program and the cookie that it reads at one target. */
 export interface SlotProgram {
   readonly program: LoadedProgram;
   readonly cookie: bigint;
+  /** It came by a plain link (`bpf_tracing_link`): one program on one function. */
+  readonly plain: boolean;
   /** When it joined: programs that join later have higher ones. */
   readonly serial: bigint;
   /** Which of a call's cookie words is its own, from 0: fsession. */
@@ -50,13 +53,16 @@ export interface SlotProgram {
 }
 
 /** A slot in place, complete: record and code. */
-export interface Slot {
+export interface Slot extends PatchTarget {
   /** Programs run when its function returns: calls in the call table name the slot. */
   readonly claims: boolean;
   readonly block: CodeBlock;
   /** Of the record, in the process. */
   readonly address: bigint;
-  readonly trampoline: bigint;
+  /** Where the displaced instructions are. */
+  readonly displaced: bigint;
+  /** Slots of one function with the same code have the same. */
+  readonly codeKey: string;
   /** The program-array entries behind the record's first. */
   readonly more: Block | undefined;
   readonly target: ProcessTarget;
@@ -72,20 +78,19 @@ export interface SlotWish {
 export class Slots {
   readonly #stopper: Stopper;
   readonly #arena: Arena;
-  readonly #tableRoot: bigint;
   readonly #regions: CodeRegion[] = [];
-  /** What calls with a return need, from the first such program on. */
-  returns: (ReturnPlace & { readonly nothing: bigint }) | undefined;
+  readonly codes: TrampolineCode;
   readonly #trampolines = new Map<CodeRegion, Map<string, bigint>>();
-  /** Places that only the same function may have again, by its address. */
-  readonly #spare = new Map<bigint, { owner: Module; blocks: CodeBlock[] }>();
-  /** What may still be read or run by a thread, each with what frees it. */
-  #retired: (() => void)[] = [];
+  /** Places that only the same function may have again, for the same code, by its address. */
+  readonly #spare = new Map<bigint, { owner: Module; blocks: { block: CodeBlock; codeKey: string }[] }>();
+  #nothing: bigint | undefined;
+  readonly #grace: GracePeriod;
 
-  constructor(stopper: Stopper, arena: Arena, tableRoot: bigint) {
+  constructor(stopper: Stopper, arena: Arena, tableRoot: bigint, grace: GracePeriod) {
+    this.#grace = grace;
     this.#stopper = stopper;
     this.#arena = arena;
-    this.#tableRoot = tableRoot;
+    this.codes = new TrampolineCode(tableRoot);
   }
 
   /** All code of ours in the process. */
@@ -100,8 +105,9 @@ export class Slots {
 
   /** Makes slots in regions that are mapped, or in new ones, which `mapNew` maps during the stop. */
   make(wishes: readonly SlotWish[]): Slot[] {
-    const regionOf = this.#assignRegions(wishes);
-    return wishes.map(wish => this.#write(wish, regionOf));
+    const plans = wishes.map(wish => planSlot(wish, this.codes));
+    const regionOf = this.#assignRegions(wishes, plans);
+    return wishes.map((wish, i) => this.#write(wish, plans[i], regionOf));
   }
 
   /** Maps the regions that were planned since. */
@@ -127,36 +133,28 @@ export class Slots {
 
   /** Gives back slots that no text leads to any more: later, when no thread is in them. */
   retire(slots: readonly Slot[]): void {
-    for (const slot of slots) this.retireLater(() => this.#keep(slot));
+    for (const slot of slots) this.#grace.whenQuiet(() => this.#keep(slot));
   }
 
-  /** Frees something at the first stop that finds no thread in code of ours. */
-  retireLater(free: () => void): void {
-    this.#retired.push(free);
-  }
-
-  #keep({ block, target, more }: Slot): void {
+  #keep({ block, target, more, codeKey }: Slot): void {
     const spare = this.#spare.get(target.address);
-    if (spare === undefined) this.#spare.set(target.address, { owner: target.owner, blocks: [block] });
-    else spare.blocks.push(block);
-    if (more !== undefined) this.#arena.free(more);
+    const kept = { block, codeKey };
+    if (spare === undefined) this.#spare.set(target.address, { owner: target.owner, blocks: [kept] });
+    else spare.blocks.push(kept);
+    // Until then a forked child's text may still lead to the slot: only the same code for the same function may have it.
+    this.#grace.whenAlone(() => {
+      if (more !== undefined) this.#arena.free(more);
+      const blocks = this.#spare.get(target.address)?.blocks;
+      const index = blocks?.indexOf(kept) ?? -1;
+      if (blocks === undefined || index < 0) return;
+      blocks.splice(index, 1);
+      block.region.free(block);
+    });
   }
 
-  /** Something waits for no thread to be in code of ours. */
-  get hasRetired(): boolean {
-    return this.#retired.length > 0;
-  }
-
-  /** Frees what was retired: no thread is in code of ours, and no call under way names it. */
-  reclaim(): void {
-    const retired = this.#retired;
-    this.#retired = [];
-    for (const free of retired) free();
-  }
-
-  /** No thread of the stopped process is in code of ours, now or when it returns from a signal handler. */
-  isQuiet(stop: Stop): boolean {
-    return isQuiet(this.#stopper.process, stop, this.#regions);
+  /** The threads of the stopped process that are in code of ours, now or when they return from a signal handler. */
+  threadsInside(stop: Stop): Set<number> {
+    return threadsInside(this.#stopper.process, stop, this.#regions);
   }
 
   /** Places of functions of modules that were unmapped may be anyone's. */
@@ -164,23 +162,32 @@ export class Slots {
     for (const [address, { owner, blocks }] of this.#spare) {
       if (present.includes(owner)) continue;
       this.#spare.delete(address);
-      for (const block of blocks) block.region.free(block);
+      for (const { block } of blocks) block.region.free(block);
     }
   }
 
   /** Chooses a region for each module, planning new ones where none has room within reach. */
-  #assignRegions(wishes: readonly SlotWish[]): Map<Module, CodeRegion> {
-    const needs = new Map<Module, number>();
-    for (const wish of wishes) {
-      const { owner, address } = wish.target;
-      const size = wishSize(wish);
-      if (this.#spare.get(address)?.blocks.some(block => block.size >= size)) continue;
-      needs.set(owner, (needs.get(owner) ?? 0) + ((size + LINE - 1) & -LINE));
+  #assignRegions(wishes: readonly SlotWish[], plans: readonly SlotPlan[]): Map<Module, CodeRegion> {
+    const needs = new Map<Module, { bytes: number; shared: Map<string, PlannedCode> }>();
+    for (const [i, { target }] of wishes.entries()) {
+      const plan = plans[i];
+      if (this.#spareFor(target, plan) !== undefined) continue;
+      let need = needs.get(target.owner);
+      if (need === undefined) {
+        need = { bytes: 0, shared: new Map() };
+        needs.set(target.owner, need);
+      }
+      need.bytes += lines(plan.size);
+      const { key } = plan.trampoline;
+      if (isShared(plan) && !need.shared.has(key)) {
+        need.shared.set(key, plan.trampoline);
+        need.bytes += lines(plan.trampoline.code.length);
+      }
     }
     const regionOf = new Map<Module, CodeRegion>();
     const promised = new Map<CodeRegion, number>();
     const homeless: Module[] = [];
-    for (const [module, bytes] of needs) {
+    for (const [module, { bytes }] of needs) {
       const region = this.#regions.find(
         r =>
           r.reaches(module.start, module.end) && r.room - (promised.get(r) ?? 0) >= bytes + TRAMPOLINE_ROOM,
@@ -194,10 +201,10 @@ export class Slots {
     homeless.sort((a, b) => (a.start < b.start ? -1 : 1));
     for (let first = 0; first < homeless.length; ) {
       let last = first;
-      let bytes = needs.get(homeless[first])!;
+      let { bytes } = needs.get(homeless[first])!;
       const low = homeless[first].start;
       while (last + 1 < homeless.length && homeless[last + 1].end - low < CLUSTER_SPAN)
-        bytes += needs.get(homeless[++last])!;
+        bytes += needs.get(homeless[++last])!.bytes;
       // Half as much again: the next links on the same modules find room.
       const size = Math.max(MIN_REGION, bytes + (bytes >> 1) + TRAMPOLINE_ROOM);
       const planned = this.#regions.filter(region => !region.mapped);
@@ -209,82 +216,101 @@ export class Slots {
     return regionOf;
   }
 
-  #write(wish: SlotWish, regionOf: ReadonlyMap<Module, CodeRegion>): Slot {
+  #write(wish: SlotWish, plan: SlotPlan, regionOf: ReadonlyMap<Module, CodeRegion>): Slot {
     const { target, site, programs } = wish;
-    const block = this.#takeSpare(wish) ?? regionOf.get(target.owner)!.alloc(wishSize(wish));
+    const { kind, lists, listsAt, entryAt, displacedAt } = plan;
+    const block = this.#takeSpare(target, plan) ?? regionOf.get(target.owner)!.alloc(plan.size);
     const { region } = block;
     const address = region.addressOf(block);
-    const trampoline = this.#trampoline(region, specOf(wish));
-    const full = !isPlain(wish);
-    // A thread in the trampoline of a nop sled may find this record after it came for another: plain programs are
-    // always where plain trampolines look for them.
-    const plain = full ? plainEntries(wish, this.returns!.nothing) : programs.map(entryOf);
+    const entries =
+      lists !== undefined && site.kind === 'nop-sled'
+        ? plainEntries(wish, this.#programOfNothing())
+        : programs.map(entryOf);
     let more: Block | undefined;
-    if (plain.length > 1) {
-      more = this.#arena.alloc(plain.length * ENTRY.size);
-      writeEntries(more.bytes, plain.slice(1));
+    if (entries.length > 1) {
+      more = this.#arena.alloc(entries.length * ENTRY.size);
+      writeEntries(more.bytes, entries.slice(1));
     }
     const bytes = region.bytesOf(block);
-    const lists = full ? listsAt(site) : 0;
-    writeRecord(bytes, target.address, laidOutArgs(target.prototype), plain[0], more?.address ?? 0n, lists);
-    writeSlotCode(bytes, address, trampoline, site, target.owner.bias);
-    if (full) writeLists(bytes.subarray(lists), listsOf(programs));
-    const claims = full && listsOf(programs).exits.length > 0;
-    return { block, address, trampoline, more, target, claims };
+    writeRecord(bytes, target.address, plan.context.nrArgs, entries[0], more?.address ?? 0n, listsAt);
+    let sledCalls: bigint | undefined;
+    if (kind === 'global') writeCallStub(bytes, entryAt, address, this.#trampoline(region, plan.trampoline));
+    else if (kind === 'full')
+      writeJumpStub(bytes, entryAt, address, this.#trampoline(region, plan.trampoline));
+    else if (kind === 'sled') sledCalls = this.#trampoline(region, plan.trampoline);
+    else {
+      const codeAt = kind === 'own' ? entryAt + RECORD_LOAD_LENGTH : entryAt;
+      if (kind === 'own') writeRecordLoad(bytes, entryAt);
+      bytes.set(plan.trampoline.code.finish(address + BigInt(codeAt)), codeAt);
+    }
+    if (kind !== 'sled') writeDisplaced(bytes, displacedAt, address, site, target.owner.bias);
+    if (lists !== undefined) writeLists(bytes.subarray(listsAt), lists);
+    return {
+      block,
+      address,
+      entry: address + BigInt(entryAt),
+      sledCalls,
+      displaced: address + BigInt(displacedAt),
+      codeKey: codeKeyOf(plan),
+      more,
+      target,
+      claims: lists !== undefined && lists.exits.length > 0,
+    };
   }
 
-  #takeSpare(wish: SlotWish): CodeBlock | undefined {
-    const blocks = this.#spare.get(wish.target.address)?.blocks;
-    const index = blocks?.findIndex(block => block.size >= wishSize(wish)) ?? -1;
-    return index < 0 ? undefined : blocks!.splice(index, 1)[0];
+  /** A program that does nothing. */
+  #programOfNothing(): bigint {
+    if (this.#nothing === undefined) {
+      const [region] = this.#regions;
+      const block = region.alloc(1);
+      region.bytesOf(block)[0] = RET;
+      this.#nothing = region.addressOf(block);
+    }
+    return this.#nothing;
   }
 
-  #trampoline(region: CodeRegion, spec: TrampolineSpec): bigint {
+  #spareFor(target: ProcessTarget, plan: SlotPlan): number | undefined {
+    const blocks = this.#spare.get(target.address)?.blocks;
+    if (blocks === undefined) return undefined;
+    const key = codeKeyOf(plan);
+    const index = blocks.findIndex(({ block, codeKey }) => codeKey === key && block.size >= plan.size);
+    return index < 0 ? undefined : index;
+  }
+
+  #takeSpare(target: ProcessTarget, plan: SlotPlan): CodeBlock | undefined {
+    const index = this.#spareFor(target, plan);
+    return index === undefined
+      ? undefined
+      : this.#spare.get(target.address)!.blocks.splice(index, 1)[0].block;
+  }
+
+  #trampoline(region: CodeRegion, { key, code }: PlannedCode): bigint {
     let known = this.#trampolines.get(region);
     if (known === undefined) {
       known = new Map();
       this.#trampolines.set(region, known);
     }
-    const key = specKey(spec);
     const there = known.get(key);
     if (there !== undefined) return there;
-    const a = new Assembler();
-    if (spec.full === true) emitFullTrampoline(a, spec, this.#tableRoot, this.returns!);
-    else emitGlobalTrampoline(a, spec, this.#tableRoot);
-    const block = region.alloc(a.length);
+    const block = region.alloc(code.length);
     const address = region.addressOf(block);
-    region.bytesOf(block).set(a.finish(address));
+    region.bytesOf(block).set(code.finish(address));
     known.set(key, address);
     return address;
   }
 }
 
+const lines = (bytes: number): number => (bytes + LINE - 1) & -LINE;
+
+function isShared({ kind }: SlotPlan): boolean {
+  return kind === 'global' || kind === 'sled' || kind === 'full';
+}
+
+/** Lists are data: how many programs there are makes no other code, but where they stand in front of it. */
+function codeKeyOf({ kind, trampoline }: SlotPlan): string {
+  return `${kind} ${trampoline.key}`;
+}
+
 function entryOf({ program, cookie }: SlotProgram): RecordEntry {
   return { bpfFunc: program.address, cookie };
-}
-
-/** Where a slot's lists begin. */
-function listsAt(site: PatchSite): number {
-  return (slotSize(site) + 7) & -8;
-}
-
-function wishSize(wish: SlotWish): number {
-  return isPlain(wish) ? slotSize(wish.site) : listsAt(wish.site) + listsSize(listsOf(wish.programs));
-}
-
-function specOf(wish: SlotWish): TrampolineSpec {
-  const { site, programs } = wish;
-  const nopSled = site.kind === 'nop-sled';
-  const record = nopSled ? { returnOffset: site.address - site.function + PATCH_SIZE } : 'slot';
-  if (!isPlain(wish))
-    return { nrArgs: OPAQUE_ARGS, arguments: true, clobbers: ALL_CLOBBERS, record, full: true };
-  // A thread in that of a nop sled may find a record that was put in the table after it came: it serves any program.
-  if (nopSled) return { nrArgs: OPAQUE_ARGS, arguments: true, clobbers: ALL_CLOBBERS, record };
-  return {
-    nrArgs: OPAQUE_ARGS,
-    arguments: programs.some(({ program }) => program.accessedArgs.length > 0),
-    clobbers: programs.reduce((mask, { program }) => mask | program.clobbers, 0),
-    stack: programs.some(({ program }) => program.needs?.stack === true),
-    record,
-  };
 }

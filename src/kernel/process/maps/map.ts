@@ -37,6 +37,9 @@ export interface BpfMap extends KernelMap {
   readonly stride?: number;
   /** Per-CPU array: bytes from one CPU's values to the next CPU's. */
   readonly slotStride?: number;
+  /** One user more of its memory, until `release`. */
+  hold?(): void;
+  release?(): void;
   /** Bytes of the values that nobody can change any more (array.ts). */
   readConstant?(offset: number, size: number): Uint8Array | undefined;
 }

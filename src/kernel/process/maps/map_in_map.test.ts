@@ -126,8 +126,9 @@ describe('a program array', () => {
     attachType: 'fentry',
     accessedArgs: [],
     jitedSize: 1,
+    free: () => {},
     tailEntry: 0x1234n,
-    nargs: 6,
+    context: { layout: 'prototype', words: 6 },
     ...attr,
   });
 
@@ -156,10 +157,12 @@ describe('a program array', () => {
 
   it('takes programs of one kind only', () => {
     const map = createMap({ ...inner, type: MAP_TYPE.PROG_ARRAY, valueSize: 4 }, 1, arena) as ProgArray;
-    map.accept({ name: 'caller', attachType: 'fentry', nargs: 6 });
+    map.accept({ name: 'caller', attachType: 'fentry', context: { layout: 'prototype', words: 6 } });
     map.updateObject(keyOfIndex(0), callee({}));
     expect(() => map.updateObject(keyOfIndex(1), callee({ attachType: 'fexit' }))).toThrow(/one kind/);
-    expect(() => map.updateObject(keyOfIndex(1), callee({ nargs: 2 }))).toThrow(/one kind/);
+    expect(() =>
+      map.updateObject(keyOfIndex(1), callee({ context: { layout: 'prototype', words: 2 } })),
+    ).toThrow(/one kind/);
     expect(() => map.updateObject(keyOfIndex(1), createMap(inner, 2, arena))).toThrow(/must be a program/);
     expect(map).toBeInstanceOf(ProgArray);
   });

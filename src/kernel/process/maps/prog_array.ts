@@ -6,6 +6,7 @@
 
 import { BpfError } from '../../errno.js';
 import type { BpfProg } from '../../kernel.js';
+import type { ProgramContext } from '../program.js';
 import type { Arena } from '../region/arena.js';
 import { IndexedMap, keyOfIndex } from './array.js';
 import type { MapAttributes } from './attributes.js';
@@ -15,8 +16,11 @@ import { ARRAY, MAP } from './layout.js';
 export interface TailCallee extends BpfProg {
   /** Where a tail call enters it, in the process. */
   readonly tailEntry: bigint;
-  /** How many arguments its context has; those of an array must agree. */
-  readonly nargs?: number;
+  /** How its context is laid out; those of an array must agree. */
+  readonly context?: ContextKind;
+  /** One user more, until `release`. */
+  hold?(): void;
+  release?(): void;
 }
 
 const ENTRY = 8;
@@ -29,8 +33,10 @@ function isTailCallee(object: unknown): object is TailCallee {
 export interface ProgramKind {
   readonly name: string;
   readonly attachType: string;
-  readonly nargs?: number;
+  readonly context?: ContextKind;
 }
+
+type ContextKind = Pick<ProgramContext, 'layout' | 'words'>;
 
 /** The kind of the programs of one array: that of the first which is in it or calls through it. */
 export class CalleeKind {
@@ -45,8 +51,9 @@ export class CalleeKind {
   accept(program: ProgramKind): void {
     this.#owner ??= program;
     const owner = this.#owner;
-    if (owner.attachType === program.attachType && owner.nargs === program.nargs) return;
-    const kind = (p: ProgramKind): string => `${p.attachType} with ${p.nargs ?? 'unknown'} arguments`;
+    const kind = ({ attachType, context }: ProgramKind): string =>
+      `${attachType} with ${context === undefined || context.layout === 'registers' ? 'unknown' : context.words} arguments`;
+    if (kind(owner) === kind(program)) return;
     throw new BpfError(
       'EINVAL',
       `Program '${program.name}' (${kind(program)}) can not be in map '${this.#map}' with '${owner.name}' (${kind(owner)}); use programs of one kind.`,
@@ -104,16 +111,27 @@ export class ProgArray extends IndexedMap {
     }
     const index = this.indexToWrite(key, flags);
     this.accept(object);
+    object.hold?.();
+    const old = this.programs.get(index);
     this.programs.set(index, object);
     Atomics.store(this.words, ARRAY.VALUES / 8 + index, object.tailEntry);
+    old?.release?.();
   }
 
   override delete(key: Uint8Array): void {
     const index = this.indexOf(key);
     this.checkWritable();
-    if (!this.programs.delete(index)) {
+    const old = this.programs.get(index);
+    if (old === undefined) {
       throw this.error('ENOENT', `Index ${index} of map '${this.name}' holds no program; nothing to delete.`);
     }
+    this.programs.delete(index);
     Atomics.store(this.words, ARRAY.VALUES / 8 + index, 0n);
+    old.release?.();
+  }
+
+  protected override freed(): void {
+    for (const program of this.programs.values()) program.release?.();
+    this.programs.clear();
   }
 }

@@ -100,7 +100,14 @@ describe('global data', () => {
 
 describe('values that are objects', () => {
   const inner = { ...ATTR, type: MAP_TYPE.ARRAY };
-  const prog: BpfProg = { id: 9, name: 'p', attachType: 'fentry', accessedArgs: [], jitedSize: 0 };
+  const prog: BpfProg = {
+    id: 9,
+    name: 'p',
+    attachType: 'fentry',
+    accessedArgs: [],
+    jitedSize: 0,
+    free: () => {},
+  };
 
   test('maps fit into maps of maps, or not', () => {
     const outer = new MapShape(

@@ -69,6 +69,13 @@ export class CodeRegion {
     return this.size - this.#used;
   }
 
+  /** Bytes of blocks that are not free. */
+  get inUse(): number {
+    let free = 0;
+    for (const [size, offsets] of this.#free) free += size * offsets.length;
+    return this.#used - free;
+  }
+
   /** Whether a relative jump from anywhere in the region reaches [`low`, `high`). */
   reaches(low: bigint, high: bigint): boolean {
     const limit = 0x7fff_0000n;

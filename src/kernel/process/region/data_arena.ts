@@ -16,6 +16,7 @@ export class DataArena implements Arena {
   readonly #mapRegion: (size: number) => SharedRegion;
   readonly #free = new Map<number, Block[]>();
   #used = 0;
+  #inUse = 0;
 
   /** `mapRegion` maps a data region of at least `size` bytes into the process. */
   constructor(first: SharedRegion, mapRegion: (size: number) => SharedRegion) {
@@ -23,8 +24,14 @@ export class DataArena implements Arena {
     this.#mapRegion = mapRegion;
   }
 
+  /** Bytes of blocks that are not free. */
+  get inUse(): number {
+    return this.#inUse;
+  }
+
   alloc(size: number, align = 8): Block {
     const rounded = Math.max(LINE, (size + LINE - 1) & -LINE);
+    this.#inUse += rounded;
     const list = this.#free.get(rounded);
     const index = list?.findIndex(block => block.address % BigInt(align) === 0n) ?? -1;
     if (list !== undefined && index >= 0) {
@@ -48,6 +55,7 @@ export class DataArena implements Arena {
   }
 
   free(block: Block): void {
+    this.#inUse -= block.size;
     const list = this.#free.get(block.size);
     if (list === undefined) this.#free.set(block.size, [block]);
     else list.push(block);

@@ -5,6 +5,7 @@
 
 import { expect, test } from 'vitest';
 import { callCode, ftruncate, MAP, memfdCreate, mmap, PROT, viewMemory } from '../../../ffi/libc.js';
+import type { WordPlace } from '../../../process/symbols/call_layout.js';
 import {
   Assembler,
   type Label,
@@ -25,13 +26,15 @@ import {
   rdx,
   rsi,
 } from '../../../x86/assembler.js';
-import { callTableBytes } from '../kfunc_md/call_table.js';
+import { CALL, callTableBytes } from '../kfunc_md/call_table.js';
 import { ITEM, type ListItem, writeLists } from '../kfunc_md/lists.js';
 import { RECORD, writeRecord } from '../kfunc_md/record.js';
 import { SharedMemory } from '../maps/fixture.js';
+import { ADDRESS_LENGTH, emitAddressBefore } from './direct.js';
 import { FRAME } from './frame.js';
-import { emitFullTrampoline, type ReturnPlace } from './full.js';
+import { emitFullTrampoline, type FullSpec, type ReturnPlace } from './full.js';
 import { emitReturnTrampolines } from './return.js';
+import { JUMP_STUB_LENGTH } from './slot.js';
 
 const ALL = [rax, rcx, rdx, rbx, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15];
 const CALLER_SAVED = [rax, rcx, rdx, rsi, rdi, r8, r9, r10, r11];
@@ -82,9 +85,8 @@ function rig(wishes: readonly Wish[], shape: 'plain' | 'tail' | 'full table' = '
   const a = new Assembler();
   const trampolines = new Assembler();
   const first = emitReturnTrampolines(trampolines, table);
-  expect(trampolines.offsetOf(first)).toBe(0);
   bytes.set(trampolines.finish(code));
-  const place: ReturnPlace = { table, trampoline: code };
+  const place: ReturnPlace = { table, trampoline: code + BigInt(trampolines.offsetOf(first)) };
   const base = code + 4096n;
 
   // The program: notes what it sees, spoils every register that it may, returns a number by its cookie.
@@ -100,7 +102,7 @@ function rig(wishes: readonly Wish[], shape: 'plain' | 'tail' | 'full table' = '
     a.mov(rdx, mem(rdi, from));
     a.mov(mem(r11, 8 + 8 * i), rdx);
   }
-  a.cmp(mem(rax, ITEM.session), 0);
+  a.cmp(mem(rax, ITEM.session), 0, 4);
   a.jcc('e', plain);
   a.mov(rdx, mem(rdi, FRAME.cookie));
   a.mov(r8, mem(rdx));
@@ -116,7 +118,17 @@ function rig(wishes: readonly Wish[], shape: 'plain' | 'tail' | 'full table' = '
   a.ret();
 
   const trampoline = a.here();
-  emitFullTrampoline(a, { nrArgs: 6, arguments: true, clobbers: 0, record: 'slot', full: true }, 0n, place);
+  const registers: WordPlace[] = [0, 1, 2, 3, 4, 5].map(index => ({ in: 'register', index }));
+  const has = (...types: string[]): boolean => wishes.some(w => types.includes(w.type));
+  const spec: FullSpec = {
+    words: [...registers, { in: 'nothing' }],
+    claim: has('fexit', 'fsession'),
+    keep: 6,
+    sessions: has('fsession'),
+    modify: has('fmod_ret'),
+    displaced: RECORD.size + JUMP_STUB_LENGTH,
+  };
+  emitFullTrampoline(a, spec, place);
 
   /** A slot: record, call, a body, lists. */
   const slot = (body: () => void): { entry: Label; at: number } => {
@@ -124,7 +136,9 @@ function rig(wishes: readonly Wish[], shape: 'plain' | 'tail' | 'full table' = '
     const at = a.length;
     a.bytes(new Uint8Array(RECORD.size));
     const entry = a.here();
-    a.call(trampoline);
+    a.push(rax);
+    emitAddressBefore(a, a.length + ADDRESS_LENGTH - at);
+    emitLongJump(a, trampoline);
     body();
     return { entry, at };
   };
@@ -164,7 +178,7 @@ function rig(wishes: readonly Wish[], shape: 'plain' | 'tail' | 'full table' = '
     bpfFunc: programAt,
     cookie: (BigInt(value) << 32n) | BigInt(cookie + extra),
     serial: BigInt(serial),
-    session: session === undefined ? 0 : 128 + 8 * session,
+    session: session === undefined ? 0 : CALL.sessions + 8 * session,
     returnAt: RETURN_AT,
     missed: missed.address,
   });
@@ -179,7 +193,7 @@ function rig(wishes: readonly Wish[], shape: 'plain' | 'tail' | 'full table' = '
       entries: of('fentry', 'fsession'),
       modReturns: of('fmod_ret'),
       exits: of('fexit', 'fsession'),
-      exitArgs: true,
+      result: ['rax'],
     });
   }
 
@@ -188,7 +202,7 @@ function rig(wishes: readonly Wish[], shape: 'plain' | 'tail' | 'full table' = '
   return {
     liveEntries: () => {
       let live = 0;
-      for (let i = 0; i < entries; i++) live += tableView[entries / 64 + i * 192] & 1;
+      for (let i = 0; i < entries; i++) live += tableView[entries / 64 + i * CALL.size] & 1;
       return live;
     },
     missed: () => words(missed, 1)[0],
@@ -218,6 +232,12 @@ function rig(wishes: readonly Wish[], shape: 'plain' | 'tail' | 'full table' = '
       };
     },
   };
+}
+
+/** `jmp rel32`, as a slot has it. */
+function emitLongJump(a: Assembler, back: Label): void {
+  a.byte(0xe9);
+  a.u32((a.offsetOf(back) - (a.length + 4)) >>> 0);
 }
 
 const ARGS = [rdi, r9].map(reg => 0x1111_0000_0000n + BigInt(reg.code));

@@ -1,25 +1,19 @@
 /**
  * Full trampolines: for functions that have more than plain fentry programs. At entry they run the fentry and fsession
- * programs, then the modify-return programs until one returns non-zero; where programs run at the return they put our
- * return trampoline (return.ts) in the place of the function's return address.
+ * programs, then the modify-return programs until one returns non-zero; where programs run at the return they see to it
+ * that the function returns to our return trampoline (return.ts).
  *
- * The original is never called from here: what a caller passed on the stack stays where the function looks for it.
+ * The original is never called from here with a frame of ours: what a caller passed on the stack stays where the
+ * function looks for it. It is entered by a `call` that stands right in front of the return trampoline, with the stack
+ * pointer where it was before the caller's own `call`: the address that this one pushes takes the place of the caller's,
+ * which the call table keeps. So each return goes where the processor predicts it: the function's to the trampoline, and
+ * the trampoline's to the caller.
+ *
+ * The slot jumps here with rax pushed and the record's address in rax.
  */
 
-import {
-  type Assembler,
-  type Label,
-  mem,
-  r8,
-  r10,
-  r11,
-  rax,
-  rcx,
-  rdi,
-  rdx,
-  rsi,
-  rsp,
-} from '../../../x86/assembler.js';
+import type { WordPlace } from '../../../process/symbols/call_layout.js';
+import { type Assembler, type Label, mem, r8, rax, rcx, rdi, rdx, rsi, rsp } from '../../../x86/assembler.js';
 import {
   CALL,
   CALL_CONTEXT,
@@ -27,12 +21,11 @@ import {
   emitClaimCall,
   MOST_DEPTH,
 } from '../kfunc_md/call_table.js';
-import { ITEM, LISTS, NEEDS } from '../kfunc_md/lists.js';
-import { ENTRY, RECORD } from '../kfunc_md/record.js';
-import { emitTableLookup } from '../kfunc_md/table.js';
+import { ITEM, LIST_END, LISTS } from '../kfunc_md/lists.js';
+import { RECORD } from '../kfunc_md/record.js';
+import { bit, CALLER_SAVED, ContextFrame, placesKey, WORD } from './context_frame.js';
 import { FRAME } from './frame.js';
-import { ARGUMENTS, RETURN_TO_RECORD, type TrampolineSpec } from './global.js';
-import { RETURN_STRIDE } from './return.js';
+import { CALL_THUNK_LENGTH, RETURN_STRIDE } from './return.js';
 
 /** Where the process has what calls with a return need. */
 export interface ReturnPlace {
@@ -41,238 +34,305 @@ export interface ReturnPlace {
   readonly trampoline: bigint;
 }
 
-const WORD = 8;
-/** Of the caller-saved registers those that carry no argument; rax is the highest on the stack. */
-const OTHERS = [rax, r10, r11] as const;
-/** From the context to the words above it. */
-const SAVED_RAX = (ARGUMENTS.length + 1 + OTHERS.length - 1) * WORD;
-const OWN_RETURN = SAVED_RAX + WORD;
-const STACK_WORD = OWN_RETURN + WORD;
+/** What sets one full trampoline apart from another. */
+export interface FullSpec {
+  /** The words of the context: as far as programs read them, and the result's for modify-return programs. */
+  readonly words: readonly WordPlace[];
+  /** Programs run at the return ("call the original"). */
+  readonly claim: boolean;
+  /** How many of the words those programs read, at most. */
+  readonly keep: number;
+  /** Programs have a session cookie. */
+  readonly sessions: boolean;
+  /** There are modify-return programs. */
+  readonly modify: boolean;
+  /** From the record to the displaced instructions. */
+  readonly displaced: number;
+  /**
+   * For one target alone: how many programs it has, and how far its lists are from the record; their calls stand one
+   * behind the other. Left out for a global trampoline, which goes over the lists.
+   */
+  readonly direct?: { readonly entries: number; readonly modReturns: number; readonly lists: number };
+}
+
+/** Two specs with one key share a trampoline. */
+export function fullSpecKey(spec: FullSpec): string {
+  const { words, claim, keep, sessions, modify, displaced, direct } = spec;
+  const own = direct === undefined ? '' : `.${direct.entries}.${direct.modReturns}.${direct.lists}`;
+  return `full.${placesKey(words)}.${claim}.${keep}.${sessions}.${modify}.${displaced}${own}`;
+}
+
 /** Below the context, beside the words of frame.ts: the call's entry (0: none), and what a return value stands for. */
 const CLAIMED = FRAME.isReturn - WORD;
 const SWAPPED = CLAIMED - WORD;
-const BOTTOM = SWAPPED;
-
-/** A word of the frame, by its distance from the context. */
-const at = (offset: number) => mem(rsp, offset - BOTTOM);
+/** rax is saved by the slot. */
+const CHANGED = CALLER_SAVED.reduce((mask, reg) => mask | bit(reg), 0) & ~bit(rax);
 
 /**
  * Emits one full trampoline:
  *
  *     save; lay out the arguments
  *     lists = those of the record
- *     if (lists.claims) entry = claim(stack word)
+ *     if (claim) entry = claim(stack word)
  *     for each entry program: run
  *     for each modify-return program: if ((value = run) != 0) { skip the original; break }
- *     if (entry) *stack word = return trampoline
- *     restore; return into the function, or to its caller with the value
+ *     restore
+ *     if (entry) call the original, from in front of the return trampoline; else jump to it
+ *
+ * `place` is where programs at the return have their trampoline; needed with `claim`.
  */
-export function emitFullTrampoline(
-  a: Assembler,
-  spec: TrampolineSpec,
-  tableRoot: bigint,
-  place: ReturnPlace,
-): void {
-  const lookup = spec.record !== 'slot';
-  const absent = a.label();
-  const finish = a.label();
-  for (const reg of OTHERS) a.push(reg);
-  a.push(0);
-  for (const reg of ARGUMENTS.toReversed()) a.push(reg);
-  a.mov(rax, mem(rsp, OWN_RETURN));
-  if (spec.record === 'slot') a.sub(rax, RETURN_TO_RECORD);
-  else {
-    a.sub(rax, spec.record.returnOffset);
-    emitTableLookup(a, tableRoot, rax, rax, absent);
+export function emitFullTrampoline(a: Assembler, spec: FullSpec, place: ReturnPlace | undefined): void {
+  new FullTrampoline(a, spec, place).emit();
+}
+
+class FullTrampoline {
+  readonly #a: Assembler;
+  readonly #spec: FullSpec;
+  readonly #place: ReturnPlace | undefined;
+  readonly #frame: ContextFrame;
+  /** From the context to the lowest word of the frame. */
+  readonly #bottom: number;
+  /** From the context up to the words above it: where to go on, from where (claim), rax, the function's return address. */
+  readonly #target: number;
+  readonly #thunk: number;
+  readonly #savedRax: number;
+  readonly #stackWord: number;
+
+  constructor(a: Assembler, spec: FullSpec, place: ReturnPlace | undefined) {
+    this.#a = a;
+    this.#spec = spec;
+    this.#place = place;
+    this.#frame = new ContextFrame(spec.words, CHANGED);
+    const { claim, sessions, modify } = spec;
+    this.#bottom = modify ? SWAPPED : claim ? CLAIMED : sessions ? FRAME.isReturn : FRAME.stack;
+    const { size } = this.#frame;
+    this.#thunk = size;
+    this.#target = claim ? size + WORD : size;
+    this.#savedRax = this.#target + WORD;
+    this.#stackWord = this.#savedRax + WORD;
   }
-  a.lea(rdx, mem(rsp, STACK_WORD));
-  a.push(rax);
-  a.push(0);
-  a.push(rdx);
-  a.push(0);
-  a.push(0);
-  a.push(0);
-  a.push(0);
-  a.mov(rsi, mem(rax, RECORD.flags), 4);
-  if (lookup) emitPlain(a, finish);
-  a.add(rsi, rax);
-  emitClaim(a, place);
-  emitEntries(a);
-  emitModReturns(a);
-  a.bind(finish);
-  emitHook(a);
-  a.sub(rsp, BOTTOM);
-  if (lookup) a.bind(absent);
-  for (const reg of ARGUMENTS) a.pop(reg);
-  a.lea(rsp, mem(rsp, WORD));
-  for (const reg of OTHERS.toReversed()) a.pop(reg);
-  a.ret();
-}
 
-/** A record without lists: the thread came through a nop sled just when these programs left or joined. rsi = flags. */
-function emitPlain(a: Assembler, finish: Label): void {
-  const full = a.label();
-  const done = a.label();
-  a.test(rsi, rsi, 4);
-  a.jcc('ne', full);
-  a.add(rax, RECORD.entry);
-  a.mov(at(FRAME.entry), rax);
-  a.lea(rdi, at(0));
-  a.callReg(mem(rax, ENTRY.bpfFunc));
-  a.mov(rax, at(FRAME.entry));
-  a.mov(rax, mem(rax, RECORD.more - RECORD.entry));
-  a.test(rax, rax);
-  a.jcc('e', done);
-  const next = a.here();
-  a.cmp(mem(rax, ENTRY.bpfFunc), 0);
-  a.jcc('e', done);
-  a.mov(at(FRAME.entry), rax);
-  a.lea(rdi, at(0));
-  a.callReg(mem(rax, ENTRY.bpfFunc));
-  a.mov(rax, at(FRAME.entry));
-  a.add(rax, ENTRY.size);
-  a.jmp(next);
-  a.bind(done);
-  a.jmp(finish);
-  a.bind(full);
-}
-
-/** rsi = lists, rdx = stack word. Keeps rsi. */
-function emitClaim(a: Assembler, { table, trampoline }: ReturnPlace): void {
-  const none = a.label();
-  const missed = a.label();
-  const claim = a.label();
-  const noArguments = a.label();
-  a.test(mem(rsi, LISTS.needs), NEEDS.claim, 1);
-  a.jcc('e', none);
-  a.xor(r8, r8, 4);
-  a.mov(rax, mem(rdx));
-  a.movImm64(rcx, trampoline);
-  a.sub(rax, rcx);
-  a.cmp(rax, MOST_DEPTH * RETURN_STRIDE);
-  a.jcc('ae', claim);
-  // Called by a tail call: the word holds a return trampoline of ours already.
-  a.mov(r8, rax);
-  a.shr(r8, Math.log2(RETURN_STRIDE));
-  a.inc(r8, 4);
-  a.cmp(r8, MOST_DEPTH, 4);
-  a.jcc('e', missed);
-  a.bind(claim);
-  emitClaimCall(a, table, missed);
-  a.mov(at(CLAIMED), rcx);
-  a.mov(rax, mem(rdx));
-  a.mov(mem(rcx, CALL.original), rax);
-  a.mov(rax, mem(rsi, LISTS.serial));
-  a.mov(mem(rcx, CALL.serial), rax);
-  a.mov(mem(rcx, CALL.stack), rdx);
-  a.mov(rax, at(FRAME.record));
-  a.mov(mem(rcx, CALL.record), rax);
-  // Which return trampoline: kept until it is put on the stack.
-  a.shl(r8, Math.log2(RETURN_STRIDE));
-  a.movImm64(rax, trampoline);
-  a.add(rax, r8);
-  a.mov(mem(rcx, CALL.swapped), rax);
-  a.test(mem(rsi, LISTS.needs), NEEDS.args, 1);
-  a.jcc('e', noArguments);
-  for (let i = 0; i < ARGUMENTS.length; i++) {
-    a.mov(rax, at(i * WORD));
-    a.mov(mem(rcx, CALL_CONTEXT + i * WORD), rax);
+  /** A word of the frame, by its distance from the context. */
+  #at(offset: number): ReturnType<typeof mem> {
+    return mem(rsp, offset - this.#bottom);
   }
-  a.bind(noArguments);
-  a.test(mem(rsi, LISTS.needs), NEEDS.sessions, 1);
-  a.jcc('e', none);
-  for (let offset = CALL.sessions; offset < CALL.size; offset += WORD) a.mov(mem(rcx, offset), 0);
-  a.jmp(none);
 
-  a.bind(missed);
-  a.mov(rdi, mem(rsi, LISTS.exits), 4);
-  a.add(rdi, rsi);
-  const next = a.here();
-  a.cmp(mem(rdi, ITEM.bpfFunc), 0);
-  a.jcc('e', none);
-  a.mov(rax, mem(rdi, ITEM.missed));
-  a.lock('inc', mem(rax));
-  a.add(rdi, ITEM.size);
-  a.jmp(next);
-  a.bind(none);
-}
+  emit(): void {
+    const a = this.#a;
+    const { claim, sessions, modify, displaced, direct } = this.#spec;
+    a.push(rax);
+    if (claim) a.push(rax);
+    this.#frame.emitSave(a, claim ? 3 * WORD : 2 * WORD);
+    a.push(rax);
+    a.push(rax);
+    a.lea(rdx, mem(rsp, this.#stackWord + 2 * WORD));
+    a.push(rdx);
+    if (this.#bottom !== FRAME.stack) a.lea(rsp, mem(rsp, this.#bottom - FRAME.stack));
+    if (sessions) a.mov(this.#at(FRAME.isReturn), 0);
+    a.lea(rcx, mem(rax, displaced));
+    a.mov(this.#at(this.#target), rcx);
+    if (direct === undefined) {
+      a.mov(rsi, mem(rax, RECORD.flags), 4);
+      a.add(rsi, rax);
+    } else a.lea(rsi, mem(rax, direct.lists));
+    if (claim) this.#emitClaim();
+    if (direct === undefined) this.#emitEntries();
+    else this.#emitDirectEntries(direct.entries, direct.lists);
+    const skip = a.label();
+    if (modify) {
+      if (direct === undefined) this.#emitModReturns(skip);
+      else this.#emitDirectModReturns(direct, skip);
+    }
+    const original = a.label();
+    const claimed = a.label();
+    if (claim) {
+      a.cmp(this.#at(CLAIMED), 0);
+      a.jcc('e', original);
+      a.bind(claimed);
+      this.#emitRestore();
+      a.lea(rsp, mem(rsp, this.#stackWord - this.#frame.size + WORD));
+      a.jmpReg(mem(rsp, this.#thunk - this.#stackWord - WORD));
+    }
+    a.bind(original);
+    this.#emitRestore();
+    a.lea(rsp, mem(rsp, this.#stackWord - this.#frame.size));
+    a.jmpReg(mem(rsp, this.#target - this.#stackWord));
+    if (modify) this.#emitSkip(skip, claimed);
+  }
 
-/** Runs the programs at entry. rsi = lists. */
-function emitEntries(a: Assembler): void {
-  const done = a.label();
-  const run = a.label();
-  const skip = a.label();
-  a.add(rsi, LISTS.entries);
-  const next = a.here();
-  a.mov(at(FRAME.entry), rsi);
-  a.cmp(mem(rsi, ITEM.bpfFunc), 0);
-  a.jcc('e', done);
-  a.mov(rax, mem(rsi, ITEM.session));
-  a.test(rax, rax);
-  a.jcc('e', run);
-  // A session that can't see the return does not see the entry either.
-  a.mov(rcx, at(CLAIMED));
-  a.test(rcx, rcx);
-  a.jcc('e', skip);
-  a.add(rax, rcx);
-  a.mov(at(FRAME.cookie), rax);
-  a.bind(run);
-  a.lea(rdi, at(0));
-  a.callReg(mem(rsi, ITEM.bpfFunc));
-  a.bind(skip);
-  a.mov(rsi, at(FRAME.entry));
-  a.add(rsi, ITEM.size);
-  a.jmp(next);
-  a.bind(done);
-}
+  /** Registers are as they were, rsp behind the context's frame. */
+  #emitRestore(): void {
+    const a = this.#a;
+    a.lea(rsp, this.#at(0));
+    this.#frame.emitRestore(a);
+    a.mov(rax, mem(rsp, this.#savedRax - this.#frame.size));
+  }
 
-/** Runs the modify-return programs, which follow the entry programs' end. */
-function emitModReturns(a: Assembler): void {
-  const done = a.label();
-  a.mov(rsi, at(FRAME.entry));
-  const next = a.here();
-  a.add(rsi, ITEM.size);
-  a.mov(at(FRAME.entry), rsi);
-  a.cmp(mem(rsi, ITEM.bpfFunc), 0);
-  a.jcc('e', done);
-  a.lea(rdi, at(0));
-  a.mov(rax, mem(rsi, ITEM.returnAt));
-  a.mov(rdx, mem(rdi, 0, rax, 1));
-  a.mov(at(SWAPPED), rdx);
-  a.mov(mem(rdi, 0, rax, 1), 0);
-  a.callReg(mem(rsi, ITEM.bpfFunc));
-  a.mov(rsi, at(FRAME.entry));
-  a.mov(rdx, mem(rsi, ITEM.returnAt));
-  a.mov(rcx, at(SWAPPED));
-  a.mov(mem(rsp, -BOTTOM, rdx, 1), rcx);
-  a.test(rax, rax);
-  a.jcc('e', next);
-  // Skipped: its caller gets the value, and what returned into the function returns to the caller.
-  a.mov(at(SAVED_RAX), rax);
-  a.mov(rcx, at(CLAIMED));
-  const straight = a.label();
-  a.mov(rax, mem(rsp, STACK_WORD - BOTTOM));
-  a.test(rcx, rcx);
-  a.jcc('e', straight);
-  a.mov(rax, mem(rcx, CALL.swapped));
-  a.mov(mem(rsp, STACK_WORD - BOTTOM), rax);
-  a.bind(straight);
-  a.sub(rsp, BOTTOM);
-  for (const reg of ARGUMENTS) a.pop(reg);
-  a.lea(rsp, mem(rsp, WORD));
-  for (const reg of OTHERS.toReversed()) a.pop(reg);
-  a.lea(rsp, mem(rsp, WORD));
-  a.ret();
-  a.bind(done);
-}
+  /** rsi = lists, rdx = stack word. Keeps rsi. */
+  #emitClaim(): void {
+    const a = this.#a;
+    const { keep, sessions } = this.#spec;
+    if (this.#place === undefined) throw new RangeError('programs at the return have no trampoline here');
+    const { table, trampoline } = this.#place;
+    const none = a.label();
+    const missed = a.label();
+    const claim = a.label();
+    a.xor(r8, r8, 4);
+    a.mov(rax, mem(rdx));
+    a.movImm64(rcx, trampoline);
+    a.sub(rax, rcx);
+    a.cmp(rax, MOST_DEPTH * RETURN_STRIDE);
+    a.jcc('ae', claim);
+    // Called by a tail call: the word holds a return trampoline of ours already.
+    a.mov(r8, rax);
+    a.shr(r8, Math.log2(RETURN_STRIDE));
+    a.inc(r8, 4);
+    a.cmp(r8, MOST_DEPTH, 4);
+    a.jcc('e', missed);
+    a.bind(claim);
+    emitClaimCall(a, table, missed);
+    a.mov(this.#at(CLAIMED), rcx);
+    a.mov(rax, mem(rdx));
+    a.mov(mem(rcx, CALL.original), rax);
+    a.mov(rax, mem(rsi, LISTS.serial));
+    a.mov(mem(rcx, CALL.serial), rax);
+    a.mov(mem(rcx, CALL.stack), rdx);
+    a.mov(rax, this.#at(FRAME.record));
+    a.mov(mem(rcx, CALL.record), rax);
+    a.shl(r8, Math.log2(RETURN_STRIDE));
+    a.movImm64(rax, trampoline - BigInt(CALL_THUNK_LENGTH));
+    a.add(rax, r8);
+    a.mov(this.#at(this.#thunk), rax);
+    for (let i = 0; i < keep; i++) {
+      a.mov(rax, this.#at(i * WORD));
+      a.mov(mem(rcx, CALL_CONTEXT + i * WORD), rax);
+    }
+    if (sessions)
+      for (let offset = CALL.sessions; offset < CALL.size; offset += WORD) a.mov(mem(rcx, offset), 0);
+    a.jmp(none);
 
-/** The word that the caller's return address is in leads to us from here on. */
-function emitHook(a: Assembler): void {
-  const none = a.label();
-  a.mov(rcx, at(CLAIMED));
-  a.test(rcx, rcx);
-  a.jcc('e', none);
-  a.mov(rax, mem(rcx, CALL.swapped));
-  a.mov(at(STACK_WORD), rax);
-  a.bind(none);
+    a.bind(missed);
+    a.mov(this.#at(CLAIMED), 0);
+    a.mov(rdi, mem(rsi, LISTS.exits), 4);
+    a.add(rdi, rsi);
+    const next = a.here();
+    a.cmp(mem(rdi, ITEM.bpfFunc), 0);
+    a.jcc('e', none);
+    a.mov(rax, mem(rdi, ITEM.missed));
+    a.lock('inc', mem(rax));
+    a.add(rdi, ITEM.size);
+    a.jmp(next);
+    a.bind(none);
+  }
+
+  /** Runs the program of the item rsi, which is noted. Jumps to `skip` where it is a session without an entry. */
+  #emitEntry(skip: Label): void {
+    const a = this.#a;
+    a.mov(this.#at(FRAME.entry), rsi);
+    if (this.#spec.sessions) {
+      const run = a.label();
+      a.mov(rax, mem(rsi, ITEM.session), 4);
+      a.test(rax, rax);
+      a.jcc('e', run);
+      // A session that can't see the return does not see the entry either.
+      a.mov(rcx, this.#at(CLAIMED));
+      a.test(rcx, rcx);
+      a.jcc('e', skip);
+      a.add(rax, rcx);
+      a.mov(this.#at(FRAME.cookie), rax);
+      a.bind(run);
+    }
+    a.lea(rdi, this.#at(0));
+    a.callReg(mem(rsi, ITEM.bpfFunc));
+  }
+
+  /** Runs the programs at entry. rsi = lists; afterwards the item that ends them is noted. */
+  #emitEntries(): void {
+    const a = this.#a;
+    const done = a.label();
+    const skip = a.label();
+    a.add(rsi, LISTS.entries);
+    const next = a.here();
+    a.cmp(mem(rsi, ITEM.bpfFunc), 0);
+    a.jcc('e', done);
+    this.#emitEntry(skip);
+    a.bind(skip);
+    a.mov(rsi, this.#at(FRAME.entry));
+    a.add(rsi, ITEM.size);
+    a.jmp(next);
+    a.bind(done);
+    if (this.#spec.modify) a.mov(this.#at(FRAME.entry), rsi);
+  }
+
+  #emitDirectEntries(count: number, lists: number): void {
+    const a = this.#a;
+    for (let i = 0; i < count; i++) {
+      const skip = a.label();
+      if (i > 0) a.mov(rsi, this.#at(FRAME.record));
+      a.add(rsi, LISTS.entries + i * ITEM.size + (i > 0 ? lists : 0));
+      this.#emitEntry(skip);
+      a.bind(skip);
+    }
+  }
+
+  /** Runs the program of the item rsi, which is noted; rax is what it returns. */
+  #emitModReturn(): void {
+    const a = this.#a;
+    a.mov(this.#at(FRAME.entry), rsi);
+    a.lea(rdi, this.#at(0));
+    a.mov(rax, mem(rsi, ITEM.returnAt), 4);
+    a.mov(rdx, mem(rdi, 0, rax, 1));
+    a.mov(this.#at(SWAPPED), rdx);
+    a.mov(mem(rdi, 0, rax, 1), 0);
+    a.callReg(mem(rsi, ITEM.bpfFunc));
+    a.mov(rsi, this.#at(FRAME.entry));
+    a.mov(rdx, mem(rsi, ITEM.returnAt), 4);
+    a.mov(rcx, this.#at(SWAPPED));
+    a.mov(mem(rsp, -this.#bottom, rdx, 1), rcx);
+    a.test(rax, rax);
+  }
+
+  /** Runs the modify-return programs, which follow the entry programs' end. */
+  #emitModReturns(skip: Label): void {
+    const a = this.#a;
+    const done = a.label();
+    a.mov(rsi, this.#at(FRAME.entry));
+    a.add(rsi, LIST_END);
+    const next = a.here();
+    a.cmp(mem(rsi, ITEM.bpfFunc), 0);
+    a.jcc('e', done);
+    this.#emitModReturn();
+    a.jcc('ne', skip);
+    a.add(rsi, ITEM.size);
+    a.jmp(next);
+    a.bind(done);
+  }
+
+  #emitDirectModReturns(direct: NonNullable<FullSpec['direct']>, skip: Label): void {
+    const a = this.#a;
+    for (let i = 0; i < direct.modReturns; i++) {
+      a.mov(rsi, this.#at(FRAME.record));
+      a.add(rsi, direct.lists + LISTS.entries + LIST_END + (direct.entries + i) * ITEM.size);
+      this.#emitModReturn();
+      a.jcc('ne', skip);
+    }
+  }
+
+  /** Its caller gets the value in rax; programs at the return see it first, as if the function had returned it. */
+  #emitSkip(skip: Label, claimed: Label): void {
+    const a = this.#a;
+    const straight = a.label();
+    a.bind(skip);
+    a.mov(this.#at(this.#savedRax), rax);
+    if (this.#spec.claim) {
+      a.cmp(this.#at(CLAIMED), 0);
+      a.jcc('e', straight);
+      a.add(this.#at(this.#thunk), CALL_THUNK_LENGTH);
+      a.jmp(claimed);
+      a.bind(straight);
+    }
+    this.#emitRestore();
+    a.lea(rsp, mem(rsp, this.#stackWord - this.#frame.size));
+    a.ret();
+  }
 }

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import { callCode, ftruncate, MAP, memfdCreate, mmap, PROT, viewMemory } from '../../../ffi/libc.js';
+import { OPAQUE_LAYOUT, type WordPlace } from '../../../process/symbols/call_layout.js';
 import {
   Assembler,
   mem,
@@ -26,6 +27,7 @@ import { FRAME } from './frame.js';
 import { emitGlobalTrampoline, type TrampolineSpec } from './global.js';
 
 const ALL = [rax, rcx, rdx, rbx, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15];
+const REGISTERS: readonly WordPlace[] = OPAQUE_LAYOUT.words;
 const CALLER_SAVED = [rax, rcx, rdx, rsi, rdi, r8, r9, r10, r11];
 const CLOBBERS = CALLER_SAVED.reduce((mask, reg) => mask | (1 << reg.code), 0);
 const CODE_BYTES = 16384;
@@ -70,12 +72,12 @@ function rig(
   a.mov(rax, mem(rdi, FRAME.record));
   a.mov(rax, mem(rax, RECORD.func));
   a.mov(mem(r11, 8), rax);
-  if (spec.arguments)
+  if (spec.words.length > 0)
     for (let i = 0; i < 6; i++) {
       a.mov(rax, mem(rdi, 8 * i));
       a.mov(mem(r11, 16 + 8 * i), rax);
     }
-  if (spec.stack === true) {
+  if (spec.depth === 'stack') {
     a.mov(rax, mem(rdi, FRAME.stack));
     a.mov(rax, mem(rax));
     a.movImm64(r10, returned.address);
@@ -158,7 +160,7 @@ for (const [what, record] of [
   for (const programs of [1, 2, 4])
     test(`${what}, ${programs} programs run in order with their cookies and arguments, and no register changes`, () => {
       const { changed, notes } = rig(
-        { nrArgs: 6, arguments: true, clobbers: CLOBBERS, record },
+        { words: REGISTERS, clobbers: CLOBBERS, depth: 'record', record },
         programs,
       ).run();
       expect(changed).toEqual([]);
@@ -168,10 +170,7 @@ for (const [what, record] of [
     });
 
 test('without arguments to lay out, registers are still preserved', () => {
-  const { changed, notes } = rig(
-    { nrArgs: 6, arguments: false, clobbers: CLOBBERS, record: 'slot' },
-    2,
-  ).run();
+  const { changed, notes } = rig({ words: [], clobbers: CLOBBERS, depth: 'record', record: 'slot' }, 2).run();
   expect(changed).toEqual([]);
   expect(notes.map(n => n.slice(0, 2))).toEqual([
     [100n, 0x4000n],
@@ -180,14 +179,17 @@ test('without arguments to lay out, registers are still preserved', () => {
 });
 
 test('fewer arguments than registers are laid out, and the others are preserved', () => {
-  const { changed, notes } = rig({ nrArgs: 2, arguments: true, clobbers: CLOBBERS, record: 'slot' }, 1).run();
+  const { changed, notes } = rig(
+    { words: REGISTERS.slice(0, 2), clobbers: CLOBBERS, depth: 'record', record: 'slot' },
+    1,
+  ).run();
   expect(changed).toEqual([]);
   expect(notes[0].slice(2, 4)).toEqual(ARGUMENTS.slice(0, 2));
 });
 
 test('where a program needs it, ctx - 24 is the address of the word with the return address, for every program', () => {
   const { changed, notes, stackWords } = rig(
-    { nrArgs: 6, arguments: true, clobbers: CLOBBERS, record: 'slot', stack: true },
+    { words: REGISTERS, clobbers: CLOBBERS, record: 'slot', depth: 'stack' },
     3,
   ).run();
   expect(changed).toEqual([]);
@@ -200,7 +202,7 @@ test('where a program needs it, ctx - 24 is the address of the word with the ret
 test('a trampoline for a program that spoils little saves little', () => {
   const size = (clobbers: number): number => {
     const a = new Assembler();
-    emitGlobalTrampoline(a, { nrArgs: 6, arguments: false, clobbers, record: 'slot' }, 0n);
+    emitGlobalTrampoline(a, { words: [], clobbers, depth: 'record', record: 'slot' }, 0n);
     return a.length;
   };
   expect(size(0)).toBeLessThan(size(CLOBBERS) - 10);

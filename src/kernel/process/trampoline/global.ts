@@ -1,68 +1,60 @@
 /**
- * Global trampolines (`bpf_global_caller_N`): the code that every target with N arguments calls. It finds the
- * target's record, runs the programs named there, and returns to the traced function with every register as it was.
+ * Global trampolines (`bpf_global_caller_N`): the code that every target with the same layout of arguments calls. It
+ * finds the target's record, runs the fentry programs named there, and returns to the traced function with every
+ * register as it was. Functions with other programs have those of full.ts.
  *
  * There are two ways to the record. A target with a slot calls from the slot, whose record lies at a fixed distance
  * before the return address. A target with a compiler's nop sled calls from the function itself, and the record is
  * looked up in the metadata table by the function's address.
  *
  * Registers: callers inside one module may rely on a callee not changing caller-saved registers (-fipa-ra), so
- * all that programs or we change are saved; programs say which those are. Vector registers are never touched. Flags
- * change: a function that reads them at its entry is refused as a target.
+ * all that programs or we change are saved; programs say which those are. Vector registers are never changed. Flags
+ * are: a function that reads them at its entry is refused as a target.
  */
 
-import {
-  type Assembler,
-  mem,
-  type Reg,
-  r8,
-  r9,
-  r10,
-  r11,
-  rax,
-  rcx,
-  rdi,
-  rdx,
-  rsi,
-  rsp,
-} from '../../../x86/assembler.js';
+import type { WordPlace } from '../../../process/symbols/call_layout.js';
+import { type Assembler, mem, r10, r11, rax, rcx, rdi, rdx, rsp } from '../../../x86/assembler.js';
 import { ENTRY, RECORD } from '../kfunc_md/record.js';
 import { emitTableLookup } from '../kfunc_md/table.js';
-import { FRAME } from './frame.js';
+import { bit, ContextFrame, placesKey, WORD } from './context_frame.js';
+import { FRAME, type FrameDepth } from './frame.js';
 
-/** Integer arguments in registers, in order (System V ABI). */
-export const ARGUMENTS: readonly Reg[] = [rdi, rsi, rdx, rcx, r8, r9];
-const CALLER_SAVED: readonly Reg[] = [rax, rcx, rdx, rsi, rdi, r8, r9, r10, r11];
-const WORD = 8;
 /** `call rel32`. */
 export const CALL_LENGTH = 5;
 /** From the return address of a slot's call back to the slot's record. */
 export const RETURN_TO_RECORD = RECORD.size + CALL_LENGTH;
 
-const bit = (reg: Reg): number => 1 << reg.code;
 const TABLE_LOOKUP_CHANGES = bit(rcx) | bit(rdx) | bit(r10) | bit(r11);
 
 /** What sets one global trampoline apart from another. */
 export interface TrampolineSpec {
-  /** Arguments that programs see: 0 to 6. */
-  readonly nrArgs: number;
-  /** Any program reads arguments; without it they are not laid out. */
-  readonly arguments: boolean;
+  /** The words of the context, as far as programs read them. */
+  readonly words: readonly WordPlace[];
   /** Caller-saved registers that the programs change, a mask of 1 << register number. */
   readonly clobbers: number;
-  /** A program reads where the function's return address is. */
-  readonly stack?: boolean;
-  /** For functions with more than plain fentry programs: full.ts. */
-  readonly full?: boolean;
+  /** What programs read below the context: the last word of the frame. */
+  readonly depth: FrameDepth;
+  /** The record has one program. */
+  readonly single?: boolean;
   /** The record is before the slot's call, or is looked up: then how far the return address is past the function. */
   readonly record: 'slot' | { readonly returnOffset: number };
 }
 
 /** Two specs with one key share a trampoline. */
-export function specKey(spec: TrampolineSpec): string {
-  const record = spec.record === 'slot' ? 'slot' : spec.record.returnOffset;
-  if (spec.full === true) return `full.${record}`;
-  return `${spec.nrArgs}.${spec.arguments}.${spec.clobbers}.${spec.stack === true}.${record}`;
+export function specKey({ words, clobbers, depth, single, record }: TrampolineSpec): string {
+  const from = record === 'slot' ? 'slot' : record.returnOffset;
+  return `${placesKey(words)}.${clobbers}.${depth}.${single === true}.${from}`;
+}
+
+/** Pushes the words of the frame. rax = the entry that runs first; `stackWord`: bytes from rsp up to the return address. */
+export function emitFrame(a: Assembler, depth: FrameDepth, stackWord: number): void {
+  a.push(rax);
+  if (depth === 'entry') return;
+  a.lea(rdi, mem(rax, -RECORD.entry));
+  a.push(rdi);
+  if (depth === 'record') return;
+  a.lea(rdi, mem(rsp, stackWord - FRAME.record));
+  a.push(rdi);
 }
 
 /**
@@ -79,32 +71,32 @@ export function specKey(spec: TrampolineSpec): string {
 export function emitGlobalTrampoline(a: Assembler, spec: TrampolineSpec, tableRoot: bigint): void {
   const lookup = spec.record !== 'slot';
   const changed = spec.clobbers | bit(rax) | bit(rdi) | (lookup ? TABLE_LOOKUP_CHANGES : 0);
-  const laidOut = spec.arguments ? ARGUMENTS.slice(0, spec.nrArgs) : [];
-  const others = CALLER_SAVED.filter(reg => (changed & bit(reg)) !== 0 && !laidOut.includes(reg));
-  const pushed = [...others, ...laidOut.toReversed()];
-  for (const reg of pushed) a.push(reg);
-  a.mov(rax, mem(rsp, pushed.length * WORD));
+  const frame = new ContextFrame(spec.words, changed);
+  // Where it will return to lies between.
+  frame.emitSave(a, WORD);
+  a.mov(rax, mem(rsp, frame.size));
 
   const absent = a.label();
   const further = a.label();
   const done = a.label();
-  if (spec.record === 'slot') a.sub(rax, RETURN_TO_RECORD);
+  if (spec.record === 'slot') a.sub(rax, RETURN_TO_RECORD - RECORD.entry);
   else {
     a.sub(rax, spec.record.returnOffset);
     emitTableLookup(a, tableRoot, rax, rax, absent);
+    a.add(rax, RECORD.entry);
   }
-  // ctx - 8 and ctx - 16, and ctx - 24 where it is asked for: see frame.ts.
-  const bottom = spec.stack === true ? FRAME.stack : FRAME.entry;
+  emitFrame(a, spec.depth, frame.size + WORD);
+  const bottom = FRAME[spec.depth];
   const entry = mem(rsp, FRAME.entry - bottom);
-  a.push(rax);
-  a.add(rax, RECORD.entry);
-  a.push(rax);
-  if (spec.stack === true) {
-    a.lea(rdi, mem(rsp, (pushed.length + 1) * WORD - FRAME.entry));
-    a.push(rdi);
-  }
   a.lea(rdi, mem(rsp, -bottom));
   a.callReg(mem(rax, ENTRY.bpfFunc));
+  if (spec.single === true) {
+    a.add(rsp, -bottom);
+    if (lookup) a.bind(absent);
+    frame.emitRestore(a);
+    a.ret();
+    return;
+  }
   a.mov(rax, entry);
   a.mov(rax, mem(rax, RECORD.more - RECORD.entry));
   a.test(rax, rax);
@@ -112,7 +104,7 @@ export function emitGlobalTrampoline(a: Assembler, spec: TrampolineSpec, tableRo
   a.bind(done);
   a.add(rsp, -bottom);
   if (lookup) a.bind(absent);
-  for (const reg of pushed.toReversed()) a.pop(reg);
+  frame.emitRestore(a);
   a.ret();
 
   const next = a.here();

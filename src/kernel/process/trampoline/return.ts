@@ -27,16 +27,21 @@ import {
   CALL,
   CALL_CONTEXT,
   type CallTablePlace,
+  emitEndCall,
   emitFindCall,
-  LIVE,
   MOST_DEPTH,
 } from '../kfunc_md/call_table.js';
-import { ITEM, LISTS } from '../kfunc_md/lists.js';
+import { ITEM, LISTS, RESULT, RESULT_PLACES } from '../kfunc_md/lists.js';
 import { RECORD } from '../kfunc_md/record.js';
+import { emitStoreVector } from './context_frame.js';
 
 const WORD = 8;
 /** From one return trampoline to the next. */
 export const RETURN_STRIDE = 16;
+/** In front of each: the `call` that enters a function which shall return there. */
+export const CALL_THUNK_LENGTH = 4;
+/** From the stack pointer at that call to the word with the function's address: full.ts puts it there. */
+const CALL_TARGET = -24;
 const SAVED: readonly Reg[] = [rax, rcx, rdx, rsi, rdi, r8, r9, r10, r11];
 /** Lists lie no further from their record. */
 const MOST_DISTANCE = 0x10000;
@@ -50,23 +55,25 @@ const SAVED_WORDS = SAVED.length + 1;
 /**
  * Emits the return trampolines, which must begin at a multiple of `RETURN_STRIDE`; the first label is where.
  *
+ *     call the function
  *     save; find the call by its stack word; put the original return address back there
  *     for each program at the return: run
- *     free the entry; restore; jump to the original return address
+ *     free the entry; restore; return to the original return address
  *
- * The jump is no `ret`: a processor that predicts returns expects the next one for our caller.
+ * Function and trampoline return to where the calls before them stand: a processor that predicts returns is right.
  */
 export function emitReturnTrampolines(a: Assembler, place: CallTablePlace): Label {
   const common = a.label();
   const ended = a.label();
   const lost = a.label();
-  const run = a.label();
-  const next = a.label();
+  const special = a.label();
   const done = a.label();
   const leave = a.label();
-  const first = a.here();
+  const first = a.label();
   for (let depth = 0; depth < MOST_DEPTH; depth++) {
-    a.align(RETURN_STRIDE);
+    while (a.length % RETURN_STRIDE !== RETURN_STRIDE - CALL_THUNK_LENGTH) a.int3();
+    a.callReg(mem(rsp, CALL_TARGET));
+    if (depth === 0) a.bind(first);
     // Where the return address was: the word is above our stack pointer as long as we work.
     a.push(depth);
     a.jmp(common);
@@ -92,45 +99,20 @@ export function emitReturnTrampolines(a: Assembler, place: CallTablePlace): Labe
   a.jcc('ae', done);
   a.add(rsi, rax);
   a.mov(rax, mem(rsi, LISTS.exits), 4);
+  a.mov(r8, mem(rsi, LISTS.result), 4);
   a.add(rsi, rax);
-  a.bind(run);
-  a.cmp(mem(rsi, ITEM.bpfFunc), 0);
-  a.jcc('e', done);
-  // One that joined while the call was under way did not see it begin.
-  a.mov(rax, mem(rsi, ITEM.serial));
-  a.cmp(rax, mem(rcx, CALL.serial));
-  a.jcc('a', next);
-  a.mov(mem(rcx, CALL.item), rsi);
-  a.mov(rax, mem(rsi, ITEM.session));
-  a.add(rax, rcx);
-  a.mov(mem(rcx, CALL.cookie), rax);
-  a.lea(rdi, mem(rcx, CALL_CONTEXT));
-  a.mov(rax, mem(rsi, ITEM.returnAt));
-  a.mov(r8, mem(rdi, 0, rax, 1));
-  a.mov(mem(rcx, CALL.swapped), r8);
-  a.mov(r8, mem(rsp, SAVED_WORDS * WORD));
-  a.mov(mem(rdi, 0, rax, 1), r8);
-  a.callReg(mem(rsi, ITEM.bpfFunc));
-  a.mov(rcx, mem(rsp));
-  a.mov(rsi, mem(rcx, CALL.item));
-  a.mov(rax, mem(rsi, ITEM.returnAt));
-  a.mov(r8, mem(rcx, CALL.swapped));
-  a.mov(mem(rcx, CALL_CONTEXT, rax, 1), r8);
-  a.bind(next);
-  a.add(rsi, ITEM.size);
-  a.jmp(run);
+  a.test(r8, r8, 4);
+  a.jcc('ne', special);
+  emitPrograms(a, done, [{ place: SAVED_WORDS * WORD, swapped: CALL.swapped }], 0);
   a.bind(done);
-  // As a whole: the next call loads it as a whole, perhaps before it is out of the store buffer.
-  a.sub(mem(rcx), LIVE);
+  emitEndCall(a);
   a.lea(rsp, mem(rsp, WORD));
   a.bind(leave);
   a.pop(rax);
   a.add(rax, OVERFLOW_AGAIN, 1);
   a.byte(SAHF);
   for (const reg of SAVED.toReversed()) a.pop(reg);
-  // Below the stack pointer, but within the red zone, which signal handlers leave alone.
-  a.lea(rsp, mem(rsp, WORD));
-  a.jmpReg(mem(rsp, -WORD));
+  a.ret();
 
   // Returned from once already, and again.
   a.bind(ended);
@@ -140,7 +122,94 @@ export function emitReturnTrampolines(a: Assembler, place: CallTablePlace): Labe
   // Somebody copied our return address to where no call of ours was: there is no telling where to go.
   a.bind(lost);
   a.ud2();
+
+  // A result that is not in rax alone.
+  a.bind(special);
+  for (const [i, word] of ['second', 'first'].entries())
+    emitResultWord(a, word === 'first' ? RESULT.first : RESULT.second, i);
+  const specialDone = a.label();
+  const results = [
+    { place: 0, swapped: CALL.swapped },
+    { place: WORD, swapped: CALL.swappedSecond },
+  ];
+  emitPrograms(a, specialDone, results, 2 * WORD);
+  a.bind(specialDone);
+  a.lea(rsp, mem(rsp, 2 * WORD));
+  a.jmp(done);
   return first;
+}
+
+/**
+ * Runs the programs from the item rsi on, and goes to `done`. rcx = the call's entry, whose address is also in the stack
+ * word `entryAt`. Each word of the result is in the stack word `place`; what stands in the context where a program looks
+ * for it is kept in the entry meanwhile: to another program it is an argument.
+ */
+function emitPrograms(
+  a: Assembler,
+  done: Label,
+  results: readonly { readonly place: number; readonly swapped: number }[],
+  entryAt: number,
+): void {
+  const next = a.label();
+  const run = a.here();
+  a.cmp(mem(rsi, ITEM.bpfFunc), 0);
+  a.jcc('e', done);
+  // One that joined while the call was under way did not see it begin.
+  a.mov(rax, mem(rsi, ITEM.serial));
+  a.cmp(rax, mem(rcx, CALL.serial));
+  a.jcc('a', next);
+  a.mov(mem(rcx, CALL.item), rsi);
+  a.mov(rax, mem(rsi, ITEM.session), 4);
+  a.add(rax, rcx);
+  a.mov(mem(rcx, CALL.cookie), rax);
+  a.lea(rdi, mem(rcx, CALL_CONTEXT));
+  a.mov(rax, mem(rsi, ITEM.returnAt), 4);
+  for (const [i, { place, swapped }] of results.entries()) {
+    a.mov(r8, mem(rdi, i * WORD, rax, 1));
+    a.mov(mem(rcx, swapped), r8);
+    a.mov(r8, mem(rsp, place));
+    a.mov(mem(rdi, i * WORD, rax, 1), r8);
+  }
+  a.callReg(mem(rsi, ITEM.bpfFunc));
+  a.mov(rcx, mem(rsp, entryAt));
+  a.mov(rsi, mem(rcx, CALL.item));
+  a.mov(rax, mem(rsi, ITEM.returnAt), 4);
+  for (const [i, { swapped }] of results.entries()) {
+    a.mov(r8, mem(rcx, swapped));
+    a.mov(mem(rcx, CALL_CONTEXT + i * WORD, rax, 1), r8);
+  }
+  a.bind(next);
+  a.add(rsi, ITEM.size);
+  a.jmp(run);
+}
+
+/** Pushes the word of the result that the bits at `shift` of r8 name; `pushed` words of it are pushed already. */
+function emitResultWord(a: Assembler, shift: number, pushed: number): void {
+  const ready = a.label();
+  const saved = (reg: Reg): number => (SAVED_WORDS - SAVED.indexOf(reg) + pushed) * WORD;
+  a.mov(r9, r8);
+  a.shr(r9, shift);
+  a.and(r9, RESULT.mask, 4);
+  for (const [place, emit] of [
+    ['rdx', () => a.push(mem(rsp, saved(rdx)))],
+    ['xmm0', () => emitPushVector(a, 0)],
+    ['xmm1', () => emitPushVector(a, 1)],
+    ['nowhere', () => a.push(0)],
+  ] as const) {
+    const other = a.label();
+    a.cmp(r9, RESULT_PLACES.indexOf(place), 4);
+    a.jcc('ne', other);
+    emit();
+    a.jmp(ready);
+    a.bind(other);
+  }
+  a.push(mem(rsp, saved(rax)));
+  a.bind(ready);
+}
+
+function emitPushVector(a: Assembler, vector: number): void {
+  a.push(rax);
+  emitStoreVector(a, vector);
 }
 
 /** In `struct _Unwind_Context` (libgcc, unwind-dw2.c): from `bases` back to the return address and the frame's CFA. */

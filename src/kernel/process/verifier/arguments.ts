@@ -14,7 +14,7 @@ import { isConstant, type Scalar } from './scalar.js';
 import { type DynptrSlot, STACK_SLOT } from './stack.js';
 import { checkReadable, checkStackRange, clobberStack, noteStackRead } from './stack_access.js';
 import type { State } from './state.js';
-import { isMemory, kindName, type StackPointer, type Value } from './value.js';
+import { isMemory, kindName, RELEASED, type StackPointer, type Value } from './value.js';
 
 const LONG = 8;
 /** The largest size that may be handed over (BPF_MAX_VAR_SIZ). */
@@ -389,5 +389,5 @@ function checkReserved(step: Step, register: number): number {
 
 /** Everything that pointed to what `ref` stands for is of no use any more. */
 export function forget(state: State, ref: number): void {
-  state.replace(old => (isMemory(old) && old.ref === ref ? { kind: 'not_init' } : old));
+  state.replace(old => (isMemory(old) && old.ref === ref ? RELEASED : old));
 }

@@ -3,7 +3,7 @@
  * `check_alu_op` and `adjust_ptr_min_max_vals`).
  */
 
-import type { Operation } from '../../../bpf/operation.js';
+import type { BinaryName, Operation } from '../../../bpf/operation.js';
 import type { Step } from './path.js';
 import { distanceBetween, movePointer } from './pointer_arithmetic.js';
 import { constant, isConstant, lowHalf, type Scalar, unknownOf, withId } from './scalar.js';
@@ -16,11 +16,14 @@ export function immediate(step: Step): Scalar {
 }
 
 const HALF = 0xffff_ffffn;
+/** How far apart numbers may be, and be linked. */
+const FARTHEST = 0x7fff_ffffn;
 
 /** A copy of the number in `register`: what is learnt of one is learnt of both. */
 function copied(step: Step, register: number, value: Scalar): Scalar {
   if (isConstant(value)) return value;
-  if (value.id !== 0) return value;
+  // One that is already at a distance from others begins anew: it is what a loop adds to next.
+  if (value.id !== 0 && value.delta === 0) return value;
   const linked = withId(value, step.findings.newId());
   step.state.set(register, linked);
   return linked;
@@ -40,6 +43,14 @@ function checkMov(step: Step, operation: Operation & { kind: 'mov' }): Value {
   return step.fail('EACCES', `R${src} partial copy of pointer`, src);
 }
 
+/** `result`, which stays linked to the copies of `left` where a constant was added to it; once, or loops would not end. */
+function distant(name: BinaryName, left: Scalar, right: Scalar, result: Scalar): Scalar {
+  if ((name !== 'add' && name !== 'sub') || !isConstant(right) || isConstant(result)) return result;
+  const { smin } = right;
+  if (left.delta !== 0 || smin > FARTHEST || smin < -FARTHEST) return result;
+  return withId(result, left.id, name === 'add' ? Number(smin) : -Number(smin));
+}
+
 function checkBinary(step: Step, operation: Operation & { kind: 'alu' }): Value {
   const { insn } = step;
   const { name, width } = operation;
@@ -55,7 +66,8 @@ function checkBinary(step: Step, operation: Operation & { kind: 'alu' }): Value 
     // A number less itself, or with its own bits taken away, is zero, whatever it is.
     if (!operation.immediate && insn.src === insn.dst && (name === 'sub' || name === 'xor'))
       return constant(0);
-    return scalarBinary(name, width, left, right);
+    const result = scalarBinary(name, width, left, right);
+    return width === 64 && left.id !== 0 ? distant(name, left, right, result) : result;
   }
   if (left.kind === 'scalar')
     return checkPointer(step, operation, insn.src, right as Pointer, insn.dst, left, true);

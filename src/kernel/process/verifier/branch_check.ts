@@ -6,7 +6,8 @@ import { FRAME_POINTER } from '../../../bpf/instruction.js';
 import type { Operation } from '../../../bpf/operation.js';
 import { immediate } from './arithmetic_check.js';
 import type { Step } from './path.js';
-import { isConstant, type Scalar, withId } from './scalar.js';
+import { constant, intersect, isConstant, type Scalar, withId } from './scalar.js';
+import { scalarBinary } from './scalar_alu.js';
 import { refineBranch } from './scalar_branch.js';
 import type { StackSlot } from './stack.js';
 import type { State } from './state.js';
@@ -54,10 +55,18 @@ function compareNumbers(
   return { taken: other, fallen: state };
 }
 
+/** What is known of `value` once `old`, which is the same number at some distance, is known to be `now`. */
+function atDistance(value: Scalar, old: Scalar, now: Scalar): Scalar {
+  if (value.delta === old.delta) return isConstant(now) ? now : withId(now, old.id, old.delta);
+  const moved = scalarBinary('add', 64, now, constant(value.delta - old.delta));
+  const both = intersect(value, moved) ?? value;
+  return isConstant(both) ? both : withId(both, value.id, value.delta);
+}
+
 /** Gives `register`, and every copy of its number, what was learnt. */
 function learn(step: Step, state: State, register: number, old: Scalar, now: Scalar): void {
   if (now === old) return;
-  const known = isConstant(now) ? now : withId(now, old.id);
+  const known = atDistance(old, old, now);
   state.set(register, known);
   if (old.id === 0) return;
   let linked = 0;
@@ -67,14 +76,14 @@ function learn(step: Step, state: State, register: number, old: Scalar, now: Sca
     for (let r = 0; r < FRAME_POINTER; r++) {
       const value = registers[r] as Value;
       if (value.kind !== 'scalar' || value.id !== old.id || value === known) continue;
-      registers[r] = known;
+      registers[r] = atDistance(value, old, now);
       if (number === top) linked |= 1 << r;
       else elsewhere = true;
     }
     for (let s = 0; s < stack.length; s++) {
       const slot = stack[s] as StackSlot;
       if (slot.value?.kind !== 'scalar' || slot.value.id !== old.id) continue;
-      stack[s] = { ...slot, value: known };
+      stack[s] = { ...slot, value: atDistance(slot.value, old, now) };
       elsewhere = true;
     }
   });

@@ -53,16 +53,16 @@ export class Comparison {
     let second = index;
     if (inner === undefined) {
       live = facts.live[index] as number;
-      precise = facts.precise[index] as number;
+      precise = facts.preciseRegisters(index);
     } else {
       // In the middle of a call: what is read after it; and by the call itself, where that calls back again.
       first = inner.callsite;
       second = first + 1;
       live = keptInCall(facts.live[second] as number);
-      precise = keptInCall(facts.precise[second] as number);
+      precise = keptInCall(facts.preciseRegisters(second));
       if (inner.callback !== undefined) {
         live |= facts.live[first] as number;
-        precise |= facts.precise[first] as number;
+        precise |= facts.preciseRegisters(first);
       }
     }
     for (let r = 0; r < FRAME_POINTER; r++) {
@@ -80,7 +80,8 @@ export class Comparison {
       const isLive = facts.isLive(first, s) || facts.isLive(second, s);
       const held = a.object !== undefined && a.object.ref !== 0;
       if (!isLive && !held) {
-        if (a !== b) this.loose = true;
+        // What is the same slot in both may yet be linked to something else in one of them only.
+        if (a !== b || hasIdentity(a)) this.loose = true;
         continue;
       }
       const isPrecise = facts.isPrecise(first, s) || facts.isPrecise(second, s);
@@ -104,6 +105,7 @@ export class Comparison {
   /** Numbers known to be the same must be the same now; one that is no copy of another stands for itself. */
   private scalarIds(old: Scalar, now: Scalar): boolean {
     if (old.id === 0) return true;
+    if (now.id !== 0 && now.delta !== old.delta) return false;
     return this.ids(old.id, now.id === 0 ? -1 - this.olds.length : now.id);
   }
 
@@ -198,4 +200,9 @@ export class Comparison {
       this.ids(a.ref, b.ref)
     );
   }
+}
+
+/** Whether others may be known to be the same as what the slot holds. */
+function hasIdentity({ value }: StackSlot): boolean {
+  return value !== undefined && 'id' in value && value.id !== 0;
 }

@@ -3,6 +3,7 @@
  */
 
 import type { Btf } from '../../../btf/btf.js';
+import { type CallLayout, callLayout, layoutOfIntegers } from '../../../process/symbols/call_layout.js';
 import { BpfError, type ErrnoName } from '../../errno.js';
 import type { AttachType, FuncInfo, FunctionPrototype, LineInfo } from '../../kernel.js';
 import type { Facts } from './facts.js';
@@ -53,8 +54,10 @@ export interface VerifierEnv {
   readonly attachType?: AttachType;
   /** what the traced function takes and returns; opaque where left out */
   readonly prototype?: FunctionPrototype | undefined;
-  /** the same without types: arguments of the traced function that the context holds */
+  /** the same without types: words of arguments that the context holds, six where left out */
   readonly nargs?: number;
+  /** with `nargs`: there are two words of a result, whatever the function returns */
+  readonly anyResult?: boolean;
   readonly context?: MemoryContext;
   /** by the number that `ldMap` was given */
   readonly maps: ReadonlyMap<number, MapSpec>;
@@ -63,10 +66,12 @@ export interface VerifierEnv {
   readonly funcInfo?: readonly FuncInfo[] | undefined;
   readonly lineInfo?: readonly LineInfo[] | undefined;
   readonly sleepable?: boolean;
-  /** 0 none, 1 the path that was refused, 2 every instruction with what it changed */
+  /** a sum: 1 the path that is refused, 2 every instruction with what it changed, 4 statistics alone */
   readonly logLevel?: number;
   /** for tests: remembers a state wherever paths come together (BPF_F_TEST_STATE_FREQ) */
   readonly rememberOften?: boolean;
+  /** for tests: states are compared in every number that is read again, whether it matters or not */
+  readonly allPrecise?: boolean;
   readonly observe?: Observer;
 }
 
@@ -83,12 +88,15 @@ export class VerifierError extends BpfError {
   }
 }
 
-/** Arguments that the context has for a function without a prototype. */
-const OPAQUE_ARGUMENTS = 6;
+/** Which words of the context are which argument, and how many the result has. */
+export function contextLayout({ prototype, nargs, anyResult }: VerifierEnv): CallLayout {
+  if (prototype !== undefined || nargs === undefined) return callLayout(prototype);
+  return layoutOfIntegers(nargs, anyResult ? ['rax', 'rdx'] : ['rax']);
+}
 
-/** How many arguments of the traced function the context holds. */
-export function argumentCount(env: VerifierEnv): number {
-  return env.prototype?.nargs ?? env.nargs ?? OPAQUE_ARGUMENTS;
+/** How many words of arguments of the traced function the context holds; its result is behind them. */
+export function argumentWords(env: VerifierEnv): number {
+  return contextLayout(env).words.length;
 }
 
 /** Where the program is attached. */

@@ -38,6 +38,8 @@ export class Facts {
   readonly preciseHigh: Int32Array;
   /** 1 where a path was ended for what was known then */
   readonly relied: Uint8Array;
+  /** every number is taken to matter */
+  readonly allPrecise: boolean;
   /** whether something was found to matter that a path was ended without */
   stale = false;
 
@@ -66,12 +68,15 @@ export class Facts {
     const { insns, operations, flow, subprograms } = program;
     const n = insns.length;
     this.program = program;
+    this.allPrecise = program.env.allPrecise === true;
+    const reads = Uint16Array.from(insns, (insn, i) => registersRead(insn, operations[i] as Operation));
+    const writes = Uint16Array.from(insns, (insn, i) => registersWritten(insn, operations[i] as Operation));
     this.live = liveRegisters({
       length: n,
       targets: flow.targets,
       fallsThrough: index => fallsThrough(operations[index] as Operation),
-      reads: index => registersRead(insns[index] as BpfInsn, operations[index] as Operation),
-      writes: index => registersWritten(insns[index] as BpfInsn, operations[index] as Operation),
+      reads: index => reads[index] as number,
+      writes: index => writes[index] as number,
     }).before;
     this.precise = new Uint16Array(n);
     this.liveLow = new Int32Array(n);
@@ -169,8 +174,13 @@ export class Facts {
     return hasBit(this.liveLow, this.liveHigh, index, slot);
   }
 
+  /** Registers whose number matters before `index`. */
+  preciseRegisters(index: number): number {
+    return this.allPrecise ? 0xffff : (this.precise[index] as number);
+  }
+
   isPrecise(index: number, slot: number): boolean {
-    return hasBit(this.preciseLow, this.preciseHigh, index, slot);
+    return this.allPrecise || hasBit(this.preciseLow, this.preciseHigh, index, slot);
   }
 
   private enqueue(index: number): void {

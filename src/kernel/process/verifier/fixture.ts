@@ -53,7 +53,7 @@ export class Beliefs implements Observer {
    */
   check(index: number, registers: BigUint64Array, admits: Admits): void {
     const live = this.facts?.live[index] ?? 0;
-    const precise = this.facts?.precise[index] ?? 0;
+    const precise = this.facts?.preciseRegisters(index) ?? 0;
     const beliefs = this.at.get(index) ?? [];
     const wrong = (belief: Belief): number => {
       for (let r = 0; r < FRAME_POINTER; r++) {

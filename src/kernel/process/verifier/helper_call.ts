@@ -8,7 +8,7 @@ import { FIRST_ARGUMENT, RESULT } from '../../../bpf/instruction.js';
 import { isMapOfMaps } from '../../../bpf/map_type.js';
 import { type Arguments, checkArguments, forget } from './arguments.js';
 import { clobberArguments, enterCallback } from './callback.js';
-import { argumentCount, attachTypeOf, type MapSpec } from './environment.js';
+import { attachTypeOf, contextLayout, type MapSpec } from './environment.js';
 import { checkConstantFormat } from './format_check.js';
 import type { Step } from './path.js';
 import { type HelperPrototype, prototypeOf, whyImpossible } from './prototypes.js';
@@ -64,14 +64,16 @@ function checkAllowed(step: Step, id: number, prototype: HelperPrototype): void 
   }
 }
 
-/** get_func_arg reads the argument that r2 names: any, where that is not known. */
+/** get_func_arg reads the word of arguments that r2 names: any, where that is not known. */
 function noteAccessedArgument(step: Step): void {
   const number = step.state.get(FIRST_ARGUMENT + 1);
   const known =
     number.kind === 'scalar' && isConstant(number) ? Number(BigInt.asUintN(32, number.min)) : undefined;
   if (known !== undefined) step.matters(FIRST_ARGUMENT + 1);
-  for (let argument = 0; argument < argumentCount(step.env); argument++) {
-    if (known === undefined || known === argument) step.findings.accessedArgs.add(argument);
+  for (const [argument, words] of contextLayout(step.env).args.entries()) {
+    if (words === undefined) continue;
+    if (known === undefined || (known >= words.first && known < words.first + words.count))
+      step.findings.accessedArgs.add(argument);
   }
 }
 

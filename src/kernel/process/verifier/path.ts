@@ -19,6 +19,9 @@ export class Findings {
   readonly accessedArgs = new Set<number>();
   /** whether the traced function's return value is read */
   readsReturnValue = false;
+  /** those of both that are taken from the context, by their types; helpers give numbers */
+  readonly typedArgs = new Set<number>();
+  typedResult = false;
   /** whether stack is read that was not written before: code clears its frames then */
   readsUnwritten = false;
   /** bytes of stack used, by subprogram */
@@ -34,6 +37,10 @@ export class Findings {
   readonly keyOffsets = new Map<number, number | undefined>();
   /** the operand of each atomic; `undefined` where that varies */
   readonly atomicOperands = new Map<number, bigint | undefined>();
+  /** whether each atomic is on a value of a per-CPU array, the thread's own */
+  readonly ownAtomics = new Map<number, boolean | undefined>();
+  /** whether values of per-CPU maps are written by anything but atomics */
+  storesPerCpu = false;
   /** by index of instruction: 1 a load through a pointer that may be bad, 2 through one that is good */
   readonly loads: Uint8Array;
   /** the subprogram that each call of a callback helper calls, by index of instruction */
@@ -121,7 +128,10 @@ export class Step {
   /** The content of a register that is read. */
   read(register: number): Value {
     const value = this.state.get(register);
-    if (value.kind === 'not_init') this.fail('EACCES', `R${register} !read_ok`);
+    if (value.kind === 'not_init') {
+      const why = value.released ? ': what it pointed to was given back' : '';
+      this.fail('EACCES', `R${register} !read_ok${why}`);
+    }
     return value;
   }
 

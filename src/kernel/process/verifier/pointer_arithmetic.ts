@@ -4,9 +4,16 @@
  */
 
 import type { Step } from './path.js';
-import { constant, isConstant, type Scalar, UNKNOWN } from './scalar.js';
+import { constant, isConstant, type Scalar, UNKNOWN, withId } from './scalar.js';
 import { scalarBinary } from './scalar_alu.js';
-import { kindName, type MemoryPointer, type Pointer, type StackPointer, type Value } from './value.js';
+import {
+  kindName,
+  type MemoryPointer,
+  type Pointer,
+  pointerAt,
+  type StackPointer,
+  type Value,
+} from './value.js';
 
 /** The largest offset that a pointer may get, either way (the kernel's BPF_MAX_VAR_OFF). */
 const LARGEST_OFFSET = 2 ** 29;
@@ -33,39 +40,51 @@ export function movePointer(
   }
   switch (pointer.kind) {
     case 'ctx':
-      if (isConstant(number)) return { ...pointer, offset: moved(step, register, pointer, number, negative) };
+      if (isConstant(number))
+        return { ...pointer, offset: moved(step, register, other, pointer, number, negative) };
       return step.fail('EACCES', `R${register} pointer arithmetic on ctx prohibited`, register);
     case 'map_ptr':
     case 'func':
       return step.fail('EACCES', `R${register} pointer arithmetic on ${pointer.kind} prohibited`, register);
     case 'ptr_':
       return isConstant(number)
-        ? { ...pointer, offset: moved(step, register, pointer, number, negative) }
+        ? { ...pointer, offset: moved(step, register, other, pointer, number, negative) }
         : step.fail(
             'EACCES',
             `R${register} is ${kindName(pointer)} invalid variable offset: copy it with a helper`,
             register,
           );
     default:
-      if (isConstant(number)) return { ...pointer, offset: moved(step, register, pointer, number, negative) };
-      return { ...pointer, variable: movedBy(step, register, pointer, number, negative) };
+      if (isConstant(number)) {
+        return pointerAt(pointer, moved(step, register, other, pointer, number, negative), pointer.variable);
+      }
+      return pointerAt(pointer, pointer.offset, movedBy(step, register, other, pointer, number, negative));
   }
 }
 
 function moved(
   step: Step,
   register: number,
+  other: number | undefined,
   pointer: Pointer & { readonly offset: number },
   number: Scalar,
   negative: boolean,
 ): number {
   const distance = number.smin;
   if (distance >= LARGEST || distance <= -LARGEST) {
-    step.fail('EACCES', `math between ${pointer.kind} pointer and ${distance} is not allowed`, register);
+    step.fail(
+      'EACCES',
+      `math between ${pointer.kind} pointer and ${distance} is not allowed`,
+      ...both(register, other),
+    );
   }
   const offset = pointer.offset + Number(negative ? -distance : distance);
   if (Math.abs(offset) >= LARGEST_OFFSET) {
-    step.fail('EACCES', `value ${distance} makes ${pointer.kind} pointer be out of bounds`, register);
+    step.fail(
+      'EACCES',
+      `value ${distance} makes ${pointer.kind} pointer be out of bounds`,
+      ...both(register, other),
+    );
   }
   return offset;
 }
@@ -73,6 +92,7 @@ function moved(
 function movedBy(
   step: Step,
   register: number,
+  other: number | undefined,
   pointer: StackPointer | MemoryPointer,
   number: Scalar,
   negative: boolean,
@@ -84,9 +104,14 @@ function movedBy(
   }
   if (variable.smin <= -LARGEST || variable.smin >= LARGEST) {
     const reason = `value ${variable.smin} makes ${pointer.kind} pointer be out of bounds`;
-    step.fail('EACCES', reason, register);
+    step.fail('EACCES', reason, ...both(register, other));
   }
-  return variable.id === 0 ? variable : { ...variable, id: 0 };
+  return withId(variable, 0);
+}
+
+/** The registers that a message is about: the pointer's, and the number's if it is in one. */
+function both(register: number, other: number | undefined): number[] {
+  return other === undefined ? [register] : [register, other];
 }
 
 /** The distance between two pointers into the same thing; `undefined` where they are not. */

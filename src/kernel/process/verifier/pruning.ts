@@ -4,6 +4,7 @@
  * which is still being walked is a loop, and must have something that ends it.
  */
 
+import { FRAME_POINTER } from '../../../bpf/instruction.js';
 import { Comparison } from './covers.js';
 import type { Facts } from './facts.js';
 import { withId } from './scalar.js';
@@ -92,10 +93,14 @@ export class Pruning {
   private readonly seen = new Map<number, Node[]>();
   totalStates = 0;
   peakStates = 0;
+  /** whether numbers were widened */
+  widened = false;
+  private readonly widens: boolean;
   private states = 0;
 
-  constructor(facts: Facts) {
+  constructor(facts: Facts, widens: boolean) {
     this.facts = facts;
+    this.widens = widens;
   }
 
   /** Whether an earlier path through `index` proves this one safe, or this one goes in a circle. */
@@ -132,11 +137,13 @@ export class Pruning {
 
   /** In a loop that went round often, takes what changes to go on changing. */
   settleLoop(index: number, state: State): void {
+    if (!this.widens) return;
     const rounds = this.seen
       .get(index)
       ?.filter(old => old.branches > 0 && sameCalls(old.state, state) && progressed(old.state, state));
     const last = rounds?.[rounds.length - 1];
     if (rounds === undefined || last === undefined || rounds.length < ROUNDS_BEFORE_WIDENING) return;
+    this.widened = true;
     widenState(this.facts, last.state, state, index);
   }
 
@@ -184,21 +191,39 @@ export class Pruning {
   }
 }
 
+/** The state in which each number's id was last seen by `forgetSingleIds`, and how often there; by id. */
+let seenIn = new Int32Array(1024);
+let times = new Int32Array(1024);
+let round = 0;
+let single = 0;
+
+function count(value: Value | undefined): void {
+  if (value?.kind !== 'scalar' || value.id === 0) return;
+  const { id } = value;
+  if (id >= seenIn.length) {
+    const longer = new Int32Array(2 * id);
+    longer.set(seenIn);
+    seenIn = longer;
+    const counts = new Int32Array(2 * id);
+    counts.set(times);
+    times = counts;
+  }
+  if (seenIn[id] !== round) {
+    seenIn[id] = round;
+    times[id] = 1;
+    single++;
+  } else if (times[id]++ === 1) single--;
+}
+
 /** A number that is no other's copy needs no id: without it, it compares with any. */
 function forgetSingleIds(state: State): State {
-  const counts = new Map<number, number>();
-  const count = (value: Value | undefined): void => {
-    if (value?.kind === 'scalar' && value.id !== 0) counts.set(value.id, (counts.get(value.id) ?? 0) + 1);
-  };
+  round++;
+  single = 0;
   for (const { registers, stack } of state.frames) {
-    registers.forEach(count);
-    for (const slot of stack) count(slot.value);
+    for (let r = 0; r < FRAME_POINTER; r++) count(registers[r]);
+    for (let s = 0; s < stack.length; s++) count((stack[s] as StackSlot).value);
   }
-  let single = false;
-  for (const times of counts.values()) if (times === 1) single = true;
-  if (!single) return state;
-  state.replace(old =>
-    old.kind === 'scalar' && old.id !== 0 && counts.get(old.id) === 1 ? withId(old, 0) : old,
-  );
+  if (single === 0) return state;
+  state.replace(old => (old.kind === 'scalar' && old.id !== 0 && times[old.id] === 1 ? withId(old, 0) : old));
   return state;
 }

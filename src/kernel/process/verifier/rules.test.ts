@@ -225,7 +225,7 @@ const RULES: readonly Rule[] = [
         .load(1, R2, R0);
       return end(p.bind(out));
     },
-    because: 'register with unbounded min value is not allowed',
+    because: 'value_size=32 off=32 size=1',
   },
   {
     name: 'a bound goes through the stack',

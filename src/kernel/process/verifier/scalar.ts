@@ -31,8 +31,9 @@ export interface Scalar {
   readonly value: bigint;
   /** the bits that are not known */
   readonly mask: bigint;
-  /** numbers with the same id, other than 0, are the same number */
+  /** numbers with the same id, other than 0, are the same number, `delta` (31 bits and a sign) added to it */
   readonly id: number;
+  readonly delta: number;
 }
 
 /** The bounds while they are being worked out. */
@@ -99,6 +100,7 @@ function makeConstant(v: bigint): Scalar {
     value: v,
     mask: 0n,
     id: 0,
+    delta: 0,
   };
 }
 
@@ -252,11 +254,11 @@ export function settle(b: Bounds): Scalar | undefined {
   }
   boundsFromBits(b);
   if (isEmpty(b)) return undefined;
-  return scalarFrom(b, 0);
+  return scalarFrom(b, 0, 0);
 }
 
 /** One shape for all scalars, written out: this is where the verifier spends its time. */
-function scalarFrom(b: Bounds, id: number): Scalar {
+function scalarFrom(b: Bounds, id: number, delta: number): Scalar {
   return {
     kind: 'scalar',
     min: b.min,
@@ -270,6 +272,7 @@ function scalarFrom(b: Bounds, id: number): Scalar {
     value: b.value,
     mask: b.mask,
     id,
+    delta,
   };
 }
 
@@ -287,7 +290,7 @@ function contained(b: Bounds, c: Scalar): boolean {
 }
 
 /** Any 64-bit number. */
-export const UNKNOWN: Scalar = scalarFrom(unbounded(), 0);
+export const UNKNOWN: Scalar = scalarFrom(unbounded(), 0, 0);
 
 const UNKNOWN_BITS = new Map<number, Scalar>(
   [8, 16, 32].map(bits => [bits, fromBits(0n, (1n << BigInt(bits)) - 1n)]),
@@ -331,9 +334,9 @@ export function fromSignedRange(smin: bigint, smax: bigint): Scalar {
   return settle(b) as Scalar;
 }
 
-/** Numbers with the same id are the same number. */
-export function withId(scalar: Scalar, id: number): Scalar {
-  return scalar.id === id ? scalar : scalarFrom(scalar, id);
+/** The number as `delta` more than that which `id` stands for; no relation to any with an id of 0. */
+export function withId(scalar: Scalar, id: number, delta = 0): Scalar {
+  return scalar.id === id && scalar.delta === delta ? scalar : scalarFrom(scalar, id, delta);
 }
 
 /** The scalar's low 32 bits, zero-extended. */
@@ -390,8 +393,7 @@ export function contains(s: Scalar, v: bigint): boolean {
 
 /** Whether every value of `inner` is one of `outer`. */
 export function coversScalar(outer: Scalar, inner: Scalar): boolean {
-  if (outer === inner || (outer.mask === ALL && outer.min === 0n && outer.max === ALL && isFree(outer)))
-    return true;
+  if (outer === inner || (outer.mask === ALL && isUnbounded(outer))) return true;
   return (
     outer.min <= inner.min &&
     outer.max >= inner.max &&
@@ -406,8 +408,11 @@ export function coversScalar(outer: Scalar, inner: Scalar): boolean {
   );
 }
 
-function isFree(s: Scalar): boolean {
+/** Whether no bound says anything. */
+export function isUnbounded(s: Scalar): boolean {
   return (
+    s.min === 0n &&
+    s.max === ALL &&
     s.smin === SMIN &&
     s.smax === SMAX &&
     s.min32 === 0 &&

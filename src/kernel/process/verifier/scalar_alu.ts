@@ -11,6 +11,7 @@ import {
   fromRange,
   fromSignedRange,
   isConstant,
+  isUnbounded,
   largest,
   lowHalf,
   meetBits,
@@ -39,6 +40,8 @@ export function scalarBinary(name: BinaryName, width: Width, dst: Scalar, src: S
   const b = width === HALF ? lowHalf(src) : src;
   if (isConstant(a) && isConstant(b)) return constant(compute(name, width, a.min, b.min));
   const unknown = unknownOf(width);
+  // A number of which nothing is known, with another added to it, is no better known.
+  if ((name === 'add' || name === 'sub') && (isFree(a, width) || isFree(b, width))) return unknown;
   const ones = width === HALF ? LOW : ALL;
   const positive = a.max <= ones >> 1n && b.max <= ones >> 1n;
   switch (name) {
@@ -77,6 +80,11 @@ export function scalarBinary(name: BinaryName, width: Width, dst: Scalar, src: S
         ? shift(name, width, a, b.min & BigInt(width - 1))
         : shiftByUnknown(name, width, a);
   }
+}
+
+/** Whether nothing is known of a number of `width` bits. */
+function isFree(a: Scalar, width: Width): boolean {
+  return width === HALF ? a === unknownOf(HALF) : a === UNKNOWN || (a.mask === ALL && isUnbounded(a));
 }
 
 /** The scalar with these bits that lies between these unsigned bounds: both hold. */

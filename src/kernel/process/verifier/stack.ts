@@ -4,9 +4,9 @@
  */
 
 import { STACK_SIZE } from '../../../bpf/instruction.js';
-import { constant, isConstant, lowHalf, type Scalar, UNKNOWN, unknownOf } from './scalar.js';
+import { constant, isConstant, lowHalf, type Scalar, UNKNOWN, unknownOf, withId } from './scalar.js';
 import { scalarBinary } from './scalar_alu.js';
-import { type Value, ZERO } from './value.js';
+import { describeValue, type Value, ZERO } from './value.js';
 
 /** Bytes of a stack slot: the unit that a register is spilled to. */
 export const STACK_SLOT = 8;
@@ -95,14 +95,16 @@ export function storedSlot(
   const zero = isZero ? slot.zero | bytes : slot.zero & ~bytes;
   let { low, high } = slot;
   if (slot.value?.kind === 'scalar') {
-    low = lowHalf(slot.value);
+    low = withId(lowHalf(slot.value), 0);
     high = scalarBinary('rsh', 64, slot.value, constant(32));
   }
   if ((bytes & LOW_BYTES) !== 0) low = undefined;
   if ((bytes & HIGH_BYTES) !== 0) high = undefined;
   if (value !== undefined && size === HALF) {
-    if (bytes === LOW_BYTES) low = lowHalf(value);
-    else if (bytes === HIGH_BYTES) high = lowHalf(value);
+    // No links: states are not compared for those of parts.
+    const half = withId(lowHalf(value), 0);
+    if (bytes === LOW_BYTES) low = half;
+    else if (bytes === HIGH_BYTES) high = half;
   }
   return { written: slot.written | bytes, zero, value: undefined, low, high, object: undefined };
 }
@@ -144,4 +146,20 @@ function part(value: Scalar, at: number, size: number): Scalar {
   if (size === STACK_SLOT) return moved;
   if (size === HALF) return lowHalf(moved);
   return scalarBinary('and', 64, moved, constant(2 ** (size * 8) - 1));
+}
+
+/** For the log, as the kernel writes it: a spilled value, an object, or a letter for each byte from the last one on. */
+export function describeSlot(slot: StackSlot): string {
+  const { object, value, written, zero } = slot;
+  if (object?.kind === 'dynptr') return `dynptr_${object.type}`;
+  if (object?.kind === 'iter') {
+    return `iter_num(ref_id=${object.ref},state=${object.drained ? 'drained' : 'active'},depth=${object.depth})`;
+  }
+  if (value !== undefined) return describeValue(value);
+  let bytes = '';
+  for (let byte = STACK_SLOT - 1; byte >= 0; byte--) {
+    const bit = 1 << byte;
+    bytes += (written & bit) === 0 ? '?' : (zero & bit) !== 0 ? '0' : 'm';
+  }
+  return bytes;
 }

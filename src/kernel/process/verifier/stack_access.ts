@@ -184,14 +184,14 @@ export function storeStack(
       frame.setSlot(index, spilledSlot(stored));
       return;
     }
-    const slot = frame.slot(index);
-    if (size !== STACK_SLOT && slot.value !== undefined && slot.value.kind !== 'scalar') {
-      step.fail('EACCES', 'attempt to corrupt spilled pointer on stack', register);
+    if (size === STACK_SLOT) {
+      frame.setSlot(index, spilledSlot(stored));
+      return;
     }
-    frame.setSlot(
-      index,
-      size === STACK_SLOT ? spilledSlot(stored) : storedSlot(slot, range.low, size, stored),
-    );
+    const slot = frame.slot(index);
+    // A compiler puts another variable where one was whose life is over: what is left of a pointer is none.
+    const before = slot.value === undefined || slot.value.kind === 'scalar' ? slot : EMPTY;
+    frame.setSlot(index, storedSlot(before, range.low, size, stored));
     return;
   }
   // Any of the bytes may be written: what they hold is not known any more.

@@ -10,6 +10,8 @@ import { constant, describeScalar, isConstant, type Scalar } from './scalar.js';
 /** Nothing that may be read. */
 export interface Uninitialised {
   readonly kind: 'not_init';
+  /** it pointed to what was given back */
+  readonly released: boolean;
 }
 
 /** The program's context. */
@@ -79,7 +81,8 @@ export type Pointer =
   | FunctionPointer;
 export type Value = Uninitialised | Scalar | Pointer;
 
-export const NOT_INIT: Uninitialised = { kind: 'not_init' };
+export const NOT_INIT: Uninitialised = { kind: 'not_init', released: false };
+export const RELEASED: Uninitialised = { kind: 'not_init', released: true };
 export const CONTEXT: ContextPointer = { kind: 'ctx', offset: 0 };
 export const ZERO = constant(0);
 
@@ -108,18 +111,19 @@ export function memory(
   size: number,
   fields: Partial<Omit<MemoryPointer, 'kind' | 'size'>> = {},
 ): MemoryPointer {
-  return {
-    kind,
-    map: undefined,
-    size,
-    offset: 0,
-    variable: ZERO,
-    id: 0,
-    maybeNull: false,
-    ref: 0,
-    dynptr: 0,
-    ...fields,
-  };
+  const { map, offset = 0, variable = ZERO, id = 0, maybeNull = false, ref = 0, dynptr = 0 } = fields;
+  return { kind, map, size, offset, variable, id, maybeNull, ref, dynptr };
+}
+
+/** The pointer with another offset. Written out, as a copy with changes takes several times as long. */
+export function pointerAt<P extends StackPointer | MemoryPointer>(
+  pointer: P,
+  offset: number,
+  variable: Scalar,
+): StackPointer | MemoryPointer {
+  if (pointer.kind === 'fp') return { kind: 'fp', frame: pointer.frame, offset, variable };
+  const { kind, map, size, id, maybeNull, ref, dynptr } = pointer;
+  return { kind, map, size, offset, variable, id, maybeNull, ref, dynptr };
 }
 
 /** The start of a value of `map`, plus `offset` bytes. */
@@ -142,12 +146,7 @@ export function describeValue(value: Value): string {
     case 'not_init':
       return '?';
     case 'scalar':
-      return value.id !== 0 && !isConstant(value)
-        ? describeScalar(value).replace(
-            '(',
-            `(id=${value.id}${value.min === 0n && describeScalar(value) === 'scalar()' ? '' : ','}`,
-          )
-        : describeScalar(value);
+      return describeNumber(value);
     case 'ctx':
       return value.offset === 0 ? 'ctx()' : `ctx(off=${value.offset})`;
     case 'fp': {
@@ -171,6 +170,14 @@ export function describeValue(value: Value): string {
       return `${kindName(value)}(${parts.join(',')})`;
     }
   }
+}
+
+/** A number that is linked to others: `scalar(id=3+4,umax=7)`. */
+function describeNumber(value: Scalar): string {
+  const text = describeScalar(value);
+  if (value.id === 0 || isConstant(value)) return text;
+  const delta = value.delta === 0 ? '' : `${value.delta > 0 ? '+' : ''}${value.delta}`;
+  return text.replace('(', `(id=${value.id}${delta}${text === 'scalar()' ? '' : ','}`);
 }
 
 function describeMap(map: MapSpec): string {

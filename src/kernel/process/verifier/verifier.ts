@@ -44,17 +44,23 @@ export function verifyProgram(insns: readonly BpfInsn[], env: VerifierEnv): Veri
   try {
     const program = readProgram(frozen, env);
     const facts = new Facts(program);
+    /** What a walk in which numbers were widened found wrong: one that goes round loops to their end may not. */
+    let widened: VerifierError | undefined;
     for (; restarts < MOST_RESTARTS; restarts++) {
       log = new Log(env.logLevel ?? 0, env.lineInfo);
       facts.stale = false;
       facts.relied.fill(0);
-      walk = new Walk(program, facts, log);
+      walk = new Walk(program, facts, log, widened === undefined);
       env.observe?.begin();
       try {
         walk.run();
       } catch (error) {
         if (error instanceof Restart) continue;
-        throw error;
+        if (!(error instanceof VerifierError)) throw error;
+        if (widened !== undefined && error.code === 'E2BIG') throw widened;
+        if (widened !== undefined || !walk.pruning.widened) throw error;
+        widened = error;
+        continue;
       }
       checkStackDepth(program, walk.findings.stackDepth);
       const took = statistics(walk);
@@ -65,9 +71,10 @@ export function verifyProgram(insns: readonly BpfInsn[], env: VerifierEnv): Veri
     throw new BpfError('E2BIG', 'the program is too complex: what matters in it is not found out');
   } catch (error) {
     if (!(error instanceof BpfError)) throw error;
-    // The walk's own refusals are in the log already, with what led to them.
+    // The walk's own refusals have their log, with what led to them.
     if (!(error instanceof VerifierError)) log.line(error.message);
-    throw new VerifierError(error.code, error.message, log.text(), walk && statistics(walk));
+    const told = error instanceof VerifierError ? error.log : log.text();
+    throw new VerifierError(error.code, error.message, told, walk && statistics(walk));
   }
 }
 

@@ -60,14 +60,15 @@ export class Walk {
   private sinceState = 0;
   private branchesSinceState = 0;
 
-  constructor(program: Program, facts: Facts, log: Log) {
+  /** `widens`: numbers that grow in loops that end by themselves are taken to grow on; else every round is walked. */
+  constructor(program: Program, facts: Facts, log: Log, widens: boolean) {
     this.program = program;
     this.env = program.env;
     this.facts = facts;
     this.log = log;
     this.findings = new Findings(program.insns.length);
     this.reached = new Uint8Array(program.insns.length);
-    this.pruning = new Pruning(facts);
+    this.pruning = new Pruning(facts, widens);
     this.always = statePoints(program);
     const analysis: Analysis = {
       program,
@@ -146,9 +147,9 @@ export class Walk {
         throw new VerifierError('E2BIG', reason, log.text());
       }
       const operation = operations[index] as Operation;
-      if (log.level > 0) log.instruction(step.insn, step.slot, step.state);
+      if (log.tells) log.instruction(step.insn, step.slot, step.state);
       const next = this.walkInstruction(index, operation);
-      if (log.level > 0) log.changed(step.state);
+      if (log.tells) log.changed(step.state);
       if (next < 0) return;
       index = next;
     }
@@ -160,7 +161,7 @@ export class Walk {
     const verdict = this.pruning.judge(index, step.state, this.parent);
     if (this.facts.stale) throw new Restart();
     if (verdict === 'covered') {
-      if (this.log.level > 0) this.log.line(`${step.slot}: safe`);
+      if (this.log.tells) this.log.line(`${step.slot}: safe`);
       return true;
     }
     if (verdict === 'loop') {

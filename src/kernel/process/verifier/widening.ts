@@ -42,9 +42,9 @@ export function widenState(facts: Facts, old: State, now: State, index: number):
     const inner = now.frames[f + 1];
     const first = inner?.callsite ?? index;
     const second = inner === undefined ? index : first + 1;
-    let precise = facts.precise[first] as number;
+    let precise = facts.preciseRegisters(first);
     if (inner !== undefined) {
-      precise = keptInCall(facts.precise[second] as number) | (inner.callback === undefined ? 0 : precise);
+      precise = keptInCall(facts.preciseRegisters(second)) | (inner.callback === undefined ? 0 : precise);
     }
     for (let r = 0; r < FRAME_POINTER; r++) {
       if ((precise & (1 << r)) !== 0)

@@ -1,0 +1,269 @@
+/**
+ * What becomes of links and programs over time: libraries that come and go, programs that are freed and their memory
+ * used again, children that still run what their parent let go of, threads that never come back.
+ */
+
+import { describe, expect, test } from 'vitest';
+import { ProgramBuilder, R0 } from '../src/bpf/builder.js';
+import { MAP_TYPE } from '../src/bpf/map_type.js';
+import { ProcessKernel } from '../src/kernel/process/machine.js';
+import { BpfObject } from '../src/libbpf/object.js';
+import { openProcess } from '../src/process/process.js';
+import { SelectorSet } from '../src/process/symbols/selector.js';
+import { countProgram } from '../src/tools/count.js';
+import { missingBpfCompiler } from './support/bpf.js';
+import { killOne, Running } from './support/command.js';
+import { compileTarget } from './support/compile.js';
+import { linkObject, openEight, plugin } from './support/eight.js';
+import { changedCode, readMemory } from './support/process.js';
+import { missingCommand, SOAK } from './support/skip.js';
+
+const lacking = missingBpfCompiler() ?? missingCommand('gcc', 'pahole');
+/** Program code, and rounded up as it is placed. */
+const SHORT = 64;
+
+/** A program that does nothing, and another code each time where `filler` says so. */
+function nothing(filler = 0): ReturnType<ProgramBuilder['build']> {
+  const b = new ProgramBuilder();
+  for (let i = 0; i < filler; i++) b.mov(R0, i);
+  b.mov(R0, 0);
+  b.exit();
+  return b.build();
+}
+
+async function until(condition: () => boolean, what: string): Promise<void> {
+  let met = condition();
+  for (let i = 0; i < 300 && !met; i++) {
+    await new Promise(resolve => setTimeout(resolve, 20));
+    met = condition();
+  }
+  expect(met, what).toBe(true);
+}
+
+/** Whether the code at an address was freed: int3 all over. */
+function isFreed(pid: number, address: bigint): boolean {
+  return readMemory(pid, Number(address), 8).every(byte => byte === 0xcc);
+}
+
+describe.skipIf(lacking !== undefined)('libraries that come and go', () => {
+  test('functions leave their links with their library, and come back with it: plain, multi, at the return', async () => {
+    const eight = await openEight();
+    using object = BpfObject.open(linkObject('plugin'));
+    object.load(eight.kernel, { deferUnmatched: true });
+    expect(object.attach()).toBe(0);
+    const rounds = SOAK ? 200 : 25;
+    const expected = { plain: 0n, multi: 0n, exits: 0n };
+    for (let round = 0; round < rounds; round++) {
+      expect(await eight.say(`load ${plugin()}`)).toBe('loaded');
+      // The first time the programs are loaded and attached; from then on the links do it.
+      if (round === 0) {
+        expect(object.attach()).toBe(6);
+        expect(await eight.say('unload')).toBe('unloaded');
+        expect(await eight.say(`load ${plugin()}`)).toBe('loaded');
+        // The constructor calls one function once and another seven times.
+        expected.multi += 1n + 1n + 7n;
+        expected.exits += 7n;
+      } else {
+        expected.multi += 1n + 7n;
+        expected.exits += 7n;
+      }
+      const [plain, multi, exit] = ['on_work', 'on_any', 'on_step'].map(name => object.program(name).link!);
+      expect([plain, multi, exit].map(link => link.targets.length)).toEqual([1, 4, 1]);
+      expect(plain.info().targets).toMatchObject([{ module: 'plugin', function: 'plugin_work' }]);
+      expect(await eight.say('work 10')).toBe('worked');
+      expected.plain += 10n;
+      expected.multi += 20n;
+      expected.exits += 10n;
+      expect(await eight.say('unload')).toBe('unloaded');
+      // The destructor.
+      expected.multi += 1n;
+      expect([plain, multi, exit].map(link => link.targets.length)).toEqual([0, 0, 0]);
+      const { bss } = object.globals;
+      expect({ plain: bss.plain, multi: bss.multi, exits: bss.exits }).toEqual(expected);
+    }
+    object.destroy();
+    expect(await eight.say(`load ${plugin()}`)).toBe('loaded');
+    expect(await eight.say('work 10')).toBe('worked');
+    await eight.end();
+  });
+});
+
+describe.skipIf(lacking !== undefined)('programs', () => {
+  test('the code of a freed program is used again; one that a link has stays', async () => {
+    const eight = await openEight();
+    const { kernel } = eight;
+    const load = (filler?: number) =>
+      kernel.progLoad({ name: 'nothing', attachType: 'fentry', insns: nothing(filler), maps: [] });
+    const places = new Set<bigint>();
+    for (let round = 0; round < 30; round++) {
+      const prog = load();
+      places.add(prog.jited!.address);
+      const [target] = kernel.functions(SelectorSet.parse(['counted']));
+      const link = kernel.linkCreate({ prog, target });
+      // The link has it.
+      prog.free();
+      prog.free();
+      expect(await eight.say('spin 100')).toBe('spun 100');
+      link.detach();
+      expect(() => kernel.linkCreate({ prog, target })).toThrow(/program nothing was freed/);
+      await new Promise(resolve => setTimeout(resolve, 10));
+    }
+    // Freed at a quiet stop, which comes with a later change or a quarter of a second after.
+    expect(places.size).toBeLessThan(20);
+    await until(() => {
+      const prog = load();
+      prog.free();
+      return places.has(prog.jited!.address);
+    }, 'its place is used again');
+    await eight.end();
+  });
+
+  test('a program array holds its programs, and a program its maps', async () => {
+    const eight = await openEight();
+    const { kernel } = eight;
+    const array = kernel.mapCreate({ type: 3, name: 'jumps', keySize: 4, valueSize: 4, maxEntries: 2 });
+    const prog = kernel.progLoad({ name: 'held', attachType: 'fentry', insns: nothing(3), maps: [] });
+    const at = prog.jited!.address;
+    array.updateObject!(new Uint8Array(4), prog);
+    prog.free();
+    await new Promise(resolve => setTimeout(resolve, 600));
+    expect(isFreed(eight.pid, at)).toBe(false);
+    array.delete(new Uint8Array(4));
+    await until(() => isFreed(eight.pid, at), 'let go of by the array, it is freed');
+    await eight.end();
+  });
+
+  test('what a forked child still runs is not freed until it ends', async () => {
+    const eight = await openEight();
+    const { kernel } = eight;
+    const load = () =>
+      kernel.progLoad({ name: 'nothing', attachType: 'fentry', insns: nothing(5), maps: [] });
+    const prog = load();
+    const [target] = kernel.functions(SelectorSet.parse(['counted']));
+    const link = kernel.linkCreate({ prog, target });
+    const child = Number(/^child (\d+)$/.exec(await eight.say('fork'))![1]);
+    const at = prog.jited!.address;
+    link.detach();
+    prog.free();
+    await new Promise(resolve => setTimeout(resolve, 1200));
+    // The child's text leads to it yet.
+    expect(isFreed(eight.pid, at)).toBe(false);
+    expect(() => process.kill(child, 0), 'the child runs on').not.toThrow();
+    killOne(child);
+    await until(() => isFreed(eight.pid, at), 'the child is gone: it is freed');
+    await eight.end();
+  });
+
+  test('types of modules are kept while a program needs them, and let go of with the last', async () => {
+    const eight = await openEight();
+    const object = BpfObject.open(linkObject('update'));
+    for (const program of object.programs) program.autoload = program.name === 'one';
+    object.load(eight.kernel);
+    expect(eight.kernel.heldTypes).toBeGreaterThan(0);
+    object.attach();
+    expect(eight.kernel.heldTypes).toBeGreaterThan(0);
+    object.destroy();
+    expect(eight.kernel.heldTypes).toBe(0);
+    await eight.end();
+  });
+
+  for (const attachType of ['fexit', 'fsession'] as const)
+    test(`update while threads sit in calls: the new ${attachType} program sees each of their returns, once`, async () => {
+      const sits = new Running(compileTarget({ source: 'sits.c' }), [], { keepInput: true });
+      try {
+        await sits.expectOutput(/^pid \d+\n/);
+        const kernel = new ProcessKernel(openProcess(sits.pid));
+        const counts = ['old', 'new'].map(name => {
+          const map = kernel.mapCreate({
+            type: MAP_TYPE.ARRAY,
+            name,
+            keySize: 4,
+            valueSize: 8,
+            maxEntries: 1,
+          });
+          const prog = kernel.progLoad({ name, attachType, insns: countProgram(map), maps: [map] });
+          const read = (): number => Number(Buffer.from(map.lookup(new Uint8Array(4))!).readBigUInt64LE());
+          return { prog, read };
+        });
+        const [old, next] = counts;
+        const targets = kernel.functions(SelectorSet.parse(['sit'])).map(target => ({ target, cookie: 0n }));
+        const link = kernel.linkCreate({ prog: old.prog, targets });
+        sits.say('go');
+        await sits.expectOutput(/^sitting\n/m);
+        // Eight threads and a coroutine, each so deep in itself.
+        const entered = old.read();
+        link.update(next.prog, { oldProg: old.prog });
+        old.prog.free();
+        sits.say('go');
+        await sits.expectOutput(/^again \d+\n/m);
+        const depths = Array.from({ length: 9 }, (_, i) => 50 + (i === 8 ? 2 : i % 2 === 1 ? i + 2 : i) + 1);
+        const calls = depths.reduce((sum, depth) => sum + depth, 0);
+        if (attachType === 'fexit') expect([entered, old.read(), next.read()]).toEqual([0, 0, 2 * calls]);
+        // Entry and return, each once: the first round was entered under the old one.
+        else expect([entered, old.read(), next.read()]).toEqual([calls, calls, 3 * calls]);
+        link.detach();
+        kernel.close();
+        sits.child.stdin!.end();
+        expect((await sits.ended).status).toBe(0);
+      } finally {
+        sits.stop();
+      }
+    });
+
+  test('a program at the return is freed while threads sit in the functions that it was on', async () => {
+    const sits = new Running(compileTarget({ source: 'sits.c' }), [], { keepInput: true });
+    try {
+      await sits.expectOutput(/^pid \d+\n/);
+      const kernel = new ProcessKernel(openProcess(sits.pid));
+      const prog = kernel.progLoad({
+        name: 'exits',
+        attachType: 'fexit',
+        insns: nothing(SHORT),
+        maps: [],
+      });
+      const targets = kernel
+        .functions(SelectorSet.parse(['sit', 'first', 'middle', 'last']))
+        .map(target => ({ target, cookie: 0n }));
+      const link = kernel.linkCreate({ prog, targets });
+      const at = prog.jited!.address;
+      sits.say('go');
+      await sits.expectOutput(/^sitting\n/m);
+      link.detach();
+      prog.free();
+      await until(() => isFreed(sits.pid, at), 'it is freed, though nobody returned');
+      expect(changedCode(sits.pid).changed.filter(where => !/ld-|libgcc/.test(where))).toEqual([]);
+      kernel.close();
+      sits.say('go');
+      sits.child.stdin!.end();
+      const { stdout, status } = await sits.ended;
+      expect(stdout).toMatch(/^sum (\d+)\nagain \1\n/m);
+      expect(status).toBe(0);
+    } finally {
+      sits.stop();
+    }
+  });
+});
+
+test.skipIf(missingCommand('gcc') !== undefined)(
+  'bytes of the process that multitrace borrows for system calls are never replaced',
+  async () => {
+    const program = new Running(compileTarget({ source: 'borrowed.c' }), [], { keepInput: true });
+    try {
+      await program.expectOutput(/^pid \d+\n/);
+      const kernel = new ProcessKernel(openProcess(program.pid));
+      const [tiny, after] = kernel.functionsNamed(['tiny', 'after']).map(([target]) => target);
+      const prog = kernel.progLoad({ name: 'nothing', attachType: 'fentry', insns: nothing(), maps: [] });
+      expect(() => kernel.linkCreate({ prog, target: tiny })).toThrow(/multitrace uses it, to see libraries/);
+      const link = kernel.linkCreate({ prog, target: after });
+      program.say('x');
+      await program.expectOutput(/^called 1\n/m);
+      link.detach();
+      kernel.close();
+      expect(changedCode(program.pid).changed).toEqual([]);
+      program.child.stdin!.end();
+      expect((await program.ended).status).toBe(0);
+    } finally {
+      program.stop();
+    }
+  },
+);
