@@ -227,6 +227,12 @@ describe.skipIf(lacking)('filters', () => {
     expect(shapes(calls)).toEqual(Array(20).fill('between!(jumper!(leaf))'));
   });
 
+  test('--entry that matches nothing is said with status 1', async () => {
+    const run = await multitrace(['trace', 'leaf', '--entry', 'no_such', '--', trees(), 'tree', '1']);
+    expect(run.status).toBe(1);
+    expect(run.stderr).toContain('no function matched --entry no_such');
+  });
+
   test('--min-duration shows whole trees', async () => {
     const more = ['--entry', 'job', '--min-duration', '4ms'];
     const { calls, end } = await traceCommand(['sleeper', 'leaf'], [trees(), 'sleep', '6'], more);

@@ -18,7 +18,7 @@ import { stacksOf } from '../tools/trace/stacks.js';
 import { ThreadNames, threadRuns } from '../tools/trace/thread_names.js';
 import { Tracer, type TracerOptions } from '../tools/trace/tracer.js';
 import { toJson } from './json.js';
-import type { What } from './options.js';
+import { EXIT_FAILURE, type What } from './options.js';
 import { grouped, note, print } from './output.js';
 import {
   type EndedSession,
@@ -63,6 +63,7 @@ class TraceTool extends SelectorTool<Tracer> {
   readonly #names: ThreadNames;
   #trees: CallTrees | undefined;
   #calls = 0;
+  #roots = 0;
   #lost = { calls: 0, returns: 0 };
   #failure: unknown;
   #full = false;
@@ -138,6 +139,7 @@ class TraceTool extends SelectorTool<Tracer> {
     trees.end(kernel.void ? 'ended' : 'untraced');
     this.#lost = { calls: this.#lost.calls + lost.calls, returns: this.#lost.returns + lost.returns };
     this.#trees = undefined;
+    this.#roots += tracer.roots;
     tracer.close();
   }
 
@@ -152,6 +154,10 @@ class TraceTool extends SelectorTool<Tracer> {
   }
   get lost(): { readonly calls: number; readonly returns: number } {
     return this.#lost;
+  }
+  /** Functions at which trees may begin, over all programs. */
+  get roots(): number {
+    return this.#roots + (this.current?.roots ?? 0);
   }
   /** As many calls as may be were shown. */
   get full(): boolean {
@@ -198,7 +204,10 @@ export async function trace(
   file?.finish();
   tool.check();
   report(tool, selection, ended, options);
-  return sessionStatus(tool, traced, ended);
+  const status = sessionStatus(tool, traced, ended);
+  if (options.entry === undefined || tool.matched === 0 || tool.roots > 0) return status;
+  note(`no function matched --entry ${options.entry.join(' --entry ')}, so no tree could begin`);
+  return status === 0 ? EXIT_FAILURE : status;
 }
 
 function printer(names: ThreadNames, options: TraceOptions): TreePrinter {
