@@ -104,6 +104,10 @@ static void *worker(void *arg) {
   for (int i = 0; i < 20; i++) job(200 * id);
   return NULL;
 }
+static void *crowded(void *arg) {
+  for (int i = 0; i < 50; i++) top(i + (int)(intptr_t)arg);
+  return NULL;
+}
 KEEP void exits(int n) {
   leaf(n);
   pthread_exit(NULL);
@@ -161,6 +165,10 @@ int main(int argc, char **argv) {
     pthread_t threads[4];
     for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, worker, (void *)(intptr_t)(i + 1));
     for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+  } else if (!strcmp(what, "crowd")) {
+    pthread_t threads[500];
+    for (int i = 0; i < n; i++) pthread_create(&threads[i], NULL, crowded, (void *)(intptr_t)i);
+    for (int i = 0; i < n; i++) pthread_join(threads[i], NULL);
   } else if (!strcmp(what, "exit-thread")) {
     pthread_t thread;
     pthread_create(&thread, NULL, exiting, (void *)3);

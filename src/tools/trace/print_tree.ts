@@ -98,7 +98,7 @@ export class TreePrinter implements TraceSink {
   #who({ pid, tid, stack }: Block['tree'], continued: boolean): string {
     const name = this.#options.threadName(pid, tid);
     return [
-      `${name === '' ? 'thread' : name} ${tid}`,
+      `${name !== '' ? name : pid === tid ? 'process' : 'thread'} ${tid}`,
       ...(pid === tid ? [] : [`of process ${pid}`]),
       ...(stack === 0 ? [] : ['on another stack']),
       ...(continued ? ['(continued)'] : []),
