@@ -15,7 +15,7 @@ import { ENTRY, type RecordEntry, writeEntries, writeRecord } from '../kfunc_md/
 import type { LoadedProgram } from '../program.js';
 import { threadsInside } from '../quiet.js';
 import type { Arena, Block } from '../region/arena.js';
-import { type CodeBlock, CodeRegion } from '../region/code_region.js';
+import type { CodeBlock, CodeRegion } from '../region/code_region.js';
 import type { Stop, Stopper } from '../stopper.js';
 import type { ProcessTarget } from '../targets.js';
 import {
@@ -26,16 +26,10 @@ import {
   writeJumpStub,
   writeRecordLoad,
 } from '../trampoline/slot.js';
+import { placeSlots } from './placement.js';
 import { plainEntries } from './program_lists.js';
-import { type PlannedCode, planSlot, type SlotPlan, TrampolineCode } from './slot_plan.js';
+import { type PlannedCode, type SlotPlan, SlotPlanner, TrampolineCode } from './slot_plan.js';
 
-/** Room that each region has besides, for the trampolines of later links. */
-const TRAMPOLINE_ROOM = 8 << 10;
-/** A region is not made for fewer bytes. */
-const MIN_REGION = 64 << 10;
-/** One region serves modules that lie no further apart than this. */
-const CLUSTER_SPAN = 0x6000_0000n;
-const LINE = 64;
 const RET = 0xc3;
 
 /** A program and the cookie that it reads at one target. */
@@ -105,9 +99,10 @@ export class Slots {
 
   /** Makes slots in regions that are mapped, or in new ones, which `mapNew` maps during the stop. */
   make(wishes: readonly SlotWish[]): Slot[] {
-    const plans = wishes.map(wish => planSlot(wish, this.codes));
+    const planner = new SlotPlanner(this.codes);
+    const plans = wishes.map(wish => planner.plan(wish));
     const regionOf = this.#assignRegions(wishes, plans);
-    return wishes.map((wish, i) => this.#write(wish, plans[i], regionOf));
+    return wishes.map((wish, i) => this.#write(wish, plans[i], regionOf[i]));
   }
 
   /** Maps the regions that were planned since. */
@@ -166,60 +161,25 @@ export class Slots {
     }
   }
 
-  /** Chooses a region for each module, planning new ones where none has room within reach. */
-  #assignRegions(wishes: readonly SlotWish[], plans: readonly SlotPlan[]): Map<Module, CodeRegion> {
-    const needs = new Map<Module, { bytes: number; shared: Map<string, PlannedCode> }>();
-    for (const [i, { target }] of wishes.entries()) {
+  /** Chooses a region for each slot that has no spare place, planning new ones where none has room within reach. */
+  #assignRegions(wishes: readonly SlotWish[], plans: readonly SlotPlan[]): (CodeRegion | undefined)[] {
+    const wanting = wishes.map(({ target }, i) => {
       const plan = plans[i];
-      if (this.#spareFor(target, plan) !== undefined) continue;
-      let need = needs.get(target.owner);
-      if (need === undefined) {
-        need = { bytes: 0, shared: new Map() };
-        needs.set(target.owner, need);
-      }
-      need.bytes += lines(plan.size);
-      const { key } = plan.trampoline;
-      if (isShared(plan) && !need.shared.has(key)) {
-        need.shared.set(key, plan.trampoline);
-        need.bytes += lines(plan.trampoline.code.length);
-      }
-    }
-    const regionOf = new Map<Module, CodeRegion>();
-    const promised = new Map<CodeRegion, number>();
-    const homeless: Module[] = [];
-    for (const [module, { bytes }] of needs) {
-      const region = this.#regions.find(
-        r =>
-          r.reaches(module.start, module.end) && r.room - (promised.get(r) ?? 0) >= bytes + TRAMPOLINE_ROOM,
-      );
-      if (region === undefined) homeless.push(module);
-      else {
-        regionOf.set(module, region);
-        promised.set(region, (promised.get(region) ?? 0) + bytes);
-      }
-    }
-    homeless.sort((a, b) => (a.start < b.start ? -1 : 1));
-    for (let first = 0; first < homeless.length; ) {
-      let last = first;
-      let { bytes } = needs.get(homeless[first])!;
-      const low = homeless[first].start;
-      while (last + 1 < homeless.length && homeless[last + 1].end - low < CLUSTER_SPAN)
-        bytes += needs.get(homeless[++last])!.bytes;
-      // Half as much again: the next links on the same modules find room.
-      const size = Math.max(MIN_REGION, bytes + (bytes >> 1) + TRAMPOLINE_ROOM);
-      const planned = this.#regions.filter(region => !region.mapped);
-      const region = CodeRegion.plan(this.#stopper.process, size, low, homeless[last].end, planned);
-      this.#regions.push(region);
-      for (const module of homeless.slice(first, last + 1)) regionOf.set(module, region);
-      first = last + 1;
-    }
-    return regionOf;
+      if (this.#spareFor(target, plan) !== undefined) return undefined;
+      return { module: target.owner, size: plan.size, shared: isShared(plan) ? plan.trampoline : undefined };
+    });
+    return placeSlots(
+      this.#stopper.process,
+      this.#regions,
+      wanting,
+      (region, { key }) => this.#trampolines.get(region)?.has(key) === true,
+    );
   }
 
-  #write(wish: SlotWish, plan: SlotPlan, regionOf: ReadonlyMap<Module, CodeRegion>): Slot {
+  #write(wish: SlotWish, plan: SlotPlan, home: CodeRegion | undefined): Slot {
     const { target, site, programs } = wish;
     const { kind, lists, listsAt, entryAt, displacedAt } = plan;
-    const block = this.#takeSpare(target, plan) ?? regionOf.get(target.owner)!.alloc(plan.size);
+    const block = this.#takeSpare(target, plan) ?? home!.alloc(plan.size);
     const { region } = block;
     const address = region.addressOf(block);
     const entries =
@@ -251,7 +211,7 @@ export class Slots {
       entry: address + BigInt(entryAt),
       sledCalls,
       displaced: address + BigInt(displacedAt),
-      codeKey: codeKeyOf(plan),
+      codeKey: plan.codeKey,
       more,
       target,
       claims: lists !== undefined && lists.exits.length > 0,
@@ -272,8 +232,9 @@ export class Slots {
   #spareFor(target: ProcessTarget, plan: SlotPlan): number | undefined {
     const blocks = this.#spare.get(target.address)?.blocks;
     if (blocks === undefined) return undefined;
-    const key = codeKeyOf(plan);
-    const index = blocks.findIndex(({ block, codeKey }) => codeKey === key && block.size >= plan.size);
+    const index = blocks.findIndex(
+      ({ block, codeKey }) => codeKey === plan.codeKey && block.size >= plan.size,
+    );
     return index < 0 ? undefined : index;
   }
 
@@ -300,15 +261,8 @@ export class Slots {
   }
 }
 
-const lines = (bytes: number): number => (bytes + LINE - 1) & -LINE;
-
 function isShared({ kind }: SlotPlan): boolean {
   return kind === 'global' || kind === 'sled' || kind === 'full';
-}
-
-/** Lists are data: how many programs there are makes no other code, but where they stand in front of it. */
-function codeKeyOf({ kind, trampoline }: SlotPlan): string {
-  return `${kind} ${trampoline.key}`;
 }
 
 function entryOf({ program, cookie }: SlotProgram): RecordEntry {
