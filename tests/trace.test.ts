@@ -4,8 +4,9 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, onTestFinished, test } from 'vitest';
-import { describeRun, multitrace, Running, startMultitrace } from './support/command.js';
+import { describeRun, multitrace, Running, run, startMultitrace } from './support/command.js';
 import { compileTarget } from './support/compile.js';
+import { MULTITRACE } from './support/paths.js';
 import { changedCode, tracerOf } from './support/process.js';
 import { missingCommand, SOAK } from './support/skip.js';
 import {
@@ -189,6 +190,17 @@ describe.skipIf(lacking)('what is printed', () => {
       expect(line.slice(0, 11)).toMatch(line.endsWith('{') ? /^ {11}$/ : /^ *[\d.]+ (ns|us|ms) {2}$/);
     expect(run.stderr).toContain('5 calls in 1 tree shown of 5 seen');
     expect(run.stdout).not.toContain('\x1b');
+  });
+
+  test.skipIf(missingCommand('script'))('colours on a terminal, unless NO_COLOR is set', async () => {
+    const line = `${process.execPath} ${MULTITRACE} trace leaf -- ${trees()} tree 1`;
+    const env: NodeJS.ProcessEnv = { ...process.env, TERM: 'xterm' };
+    delete env.NO_COLOR;
+    const coloured = await run('script', ['-qec', line, '/dev/null'], { env });
+    expect(coloured.stdout).toContain('\x1b[1mleaf\x1b[0m(n=0)');
+    const without = await run('script', ['-qec', line, '/dev/null'], { env: { ...env, NO_COLOR: '1' } });
+    expect(without.stdout).toContain('leaf(n=0) = 0');
+    expect(without.stdout).not.toContain('\x1b[');
   });
 
   test('texts in quotes, enums by name, void without a result', async () => {

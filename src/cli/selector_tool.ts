@@ -9,6 +9,7 @@ import type { ProcessKernel } from '../kernel/process/machine.js';
 import { Session, type SessionEnd, type SessionTool } from '../kernel/process/session.js';
 import { EXIT_FAILURE, exitCodeOf, signalName, type What } from './options.js';
 import { grouped, note } from './output.js';
+import { stopOnSignals } from './session_end.js';
 
 /** A tool on one program of a process. */
 export interface Attachment {
@@ -26,9 +27,6 @@ export interface Attachment {
   extend?(): void;
 }
 
-/** How long a command has to end by itself after Ctrl-C, which the terminal sends it too, ms. */
-const INTERRUPT_GRACE_MS = 300;
-const STOP_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 /** From here on attaching takes about a second, and is announced. */
 const MANY = 20_000;
 /** Modules that the message about selectors without a match names. */
@@ -130,7 +128,7 @@ export interface EndedSession {
 }
 
 /**
- * Runs a session to its end: a signal of `STOP_SIGNALS`, `duration`, the tool's `stop`, or the process's own end.
+ * Runs a session to its end: a signal, `duration`, the tool's `stop`, or the process's own end.
  * `doing` says what is done to functions, for people who wait at a running process. `started` is told the process, and
  * gives back what to do at the end. Throws ENOENT where a running process has no function that matches.
  */
@@ -152,15 +150,8 @@ export async function followSession<A extends Attachment>(
     await session.end;
     throw noMatch(selectors, tool.modules, pid);
   }
-  const timers: NodeJS.Timeout[] = [];
-  const stop = (): void => session.stop();
-  tool.stop = stop;
-  const interrupt = (): void => {
-    if (session.process.isChild) timers.push(setTimeout(stop, INTERRUPT_GRACE_MS));
-    else stop();
-  };
-  for (const signal of STOP_SIGNALS) process.on(signal, interrupt);
-  if (options.duration !== undefined) timers.push(setTimeout(stop, options.duration * 1000));
+  tool.stop = () => session.stop();
+  const over = stopOnSignals(session, options.duration);
   if (!options.json && 'pid' in what)
     note(
       `${doing} ${grouped(tool.attached)} of ${grouped(tool.matched)} functions of process ${pid}${options.duration === undefined ? ', Ctrl-C ends' : ''}`,
@@ -170,7 +161,7 @@ export async function followSession<A extends Attachment>(
     return { session, pid, end: await session.end };
   } finally {
     ended();
-    for (const timer of timers) clearTimeout(timer);
+    over();
   }
 }
 
