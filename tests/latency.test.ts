@@ -76,6 +76,13 @@ describe.skipIf(lacking)('latency', () => {
     expect([report.missed, report.exit.code]).toEqual([0, 0]);
   });
 
+  test('counts every call of 200 threads', async () => {
+    const report = await latency(['top', 'middle', 'leaf'], [trees(), 'crowd', '200']);
+    const calls = Object.fromEntries(report.functions.map(row => [row.function, row.calls]));
+    expect(calls).toEqual({ top: 10_000, middle: 10_000, leaf: 30_000 });
+    expect(report.missed).toBe(0);
+  });
+
   test('a recursive call counts each time, with all that is within it', async () => {
     const { functions } = await latency(['fib'], [trees(), 'fib', '15']);
     expect(functions.map(({ function: name, calls }) => [name, calls])).toEqual([['fib', 1973]]);

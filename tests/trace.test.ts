@@ -46,6 +46,15 @@ describe.skipIf(lacking)('trees', () => {
     expect(calls[0].result).toBe(3);
   });
 
+  test('50,000 calls within each other', async () => {
+    const { calls, end, run } = await traceCommand(['deep'], [trees(), 'deep', '49999']);
+    expect([end.calls, end.lost, end.missed, end.trees], describeRun(run)).toEqual([50_000, 0, 0, 1]);
+    expect(calls.map(({ depth }) => depth)).toEqual(Array.from({ length: 50_000 }, (_, i) => i));
+    expect(calls[0].result).toBe(49_999);
+    const printed = await multitrace(['trace', 'deep', '--', trees(), 'deep', '60']);
+    expect(printed.stdout).toMatch(/\n {91}\[61\] deep\(n=0\) = 0\n|\[61\] deep\(n=0\) = 0/);
+  });
+
   test('tail calls between traced functions are within each other', async () => {
     const { calls } = await traceCommand(['tail_*', 'leaf'], [trees(), 'tail', '1']);
     expect(shapes(calls)).toEqual(['tail_begin(tail_end(leaf))']);
@@ -89,6 +98,22 @@ describe.skipIf(lacking)('trees', () => {
     const { calls } = await traceCommand(['on_other', 'resume', 'leaf'], [trees(), 'coroutine', where]);
     expect(shapes(calls)).toEqual(['resume(leaf)', 'on_other(leaf leaf)', 'leaf', 'resume(leaf)']);
     expect(only(calls, 'on_other')[0].result).toBe(16);
+  });
+
+  test.each(['signals', 'own-stack'])('signal handlers in the middle of anything (%s)', async how => {
+    const selectors = ['top', 'middle', 'leaf', 'on_signal'];
+    const { calls, end, run } = await traceCommand(selectors, [trees(), how, '60']);
+    const all = shapes(calls).join(' ');
+    expect(end.lost, describeRun(run)).toBe(0);
+    expect(only(calls, 'on_signal').length).toBeGreaterThanOrEqual(60);
+    if (how === 'own-stack')
+      for (const { parent } of only(calls, 'on_signal')) expect(parent, describeRun(run)).toBe(null);
+    // Without the handlers every tree is what it is without signals.
+    const without = all
+      .replaceAll(/ ?on_signal\(leaf\)/g, '')
+      .replaceAll('( ', '(')
+      .replaceAll('leaf()', 'leaf');
+    expect(new Set(without.trim().split(/ (?=top)/))).toEqual(new Set(['top(middle(leaf leaf) leaf)']));
   });
 
   test('threads are apart, and go by their names', async () => {

@@ -2,11 +2,13 @@
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -54,6 +56,12 @@ KEEP int fib(int n) {
   volatile int first = fib(n - 1);
   volatile int second = fib(n - 2);
   return first + second;
+}
+
+KEEP int deep(int n) {
+  if (n == 0) return 0;
+  volatile int below = deep(n - 1);
+  return below + 1;
 }
 
 /* A tail call from one traced function to another. */
@@ -132,6 +140,25 @@ KEEP int resume(int n) {
   return leaf(n);
 }
 
+static volatile int signals;
+KEEP void on_signal(int number) {
+  leaf(number);
+  signals++;
+}
+/* Calls top while signals come, n of them, on a stack of their own or on that of top. */
+static void interrupted(int n, bool own_stack) {
+  stack_t stack = {.ss_sp = malloc(1 << 16), .ss_size = 1 << 16};
+  struct sigaction action = {.sa_handler = on_signal, .sa_flags = own_stack ? SA_ONSTACK : 0};
+  if (own_stack) sigaltstack(&stack, NULL);
+  sigaction(SIGALRM, &action, NULL);
+  setitimer(ITIMER_REAL, &(struct itimerval){{0, 1000}, {0, 1000}}, NULL);
+  while (signals < n) {
+    for (int i = 0; i < 20; i++) top(i);
+    nap(100);
+  }
+  setitimer(ITIMER_REAL, &(struct itimerval){0}, NULL);
+}
+
 int main(int argc, char **argv) {
   const char *what = argc > 1 ? argv[1] : "tree";
   int n = argc > 2 ? atoi(argv[2]) : 1;
@@ -153,6 +180,8 @@ int main(int argc, char **argv) {
     swapped((struct pair){1, 0.5}, (struct point){2, 3});
   } else if (!strcmp(what, "fib")) {
     fib(n);
+  } else if (!strcmp(what, "deep")) {
+    deep(n);
   } else if (!strcmp(what, "tail")) {
     tail_begin(n);
   } else if (!strcmp(what, "jump")) {
@@ -184,6 +213,8 @@ int main(int argc, char **argv) {
     resume(1);
     leaf(2);
     resume(3);
+  } else if (!strcmp(what, "signals") || !strcmp(what, "own-stack")) {
+    interrupted(n, !strcmp(what, "own-stack"));
   } else if (!strcmp(what, "die")) {
     job(100);
     exit(sleeper(n) ? 7 : 0);

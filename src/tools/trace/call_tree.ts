@@ -221,8 +221,8 @@ export class CallTrees {
 
   /** Closes the calls whose frames are not above `address`. */
   #leaveUpTo(open: OpenTree, address: number, time: number): void {
-    const at = open.calls.findIndex(({ frame }) => frame <= address);
-    if (at >= 0) this.#leave(open, at, time);
+    const at = open.calls.findLastIndex(({ frame }) => frame > address);
+    this.#leave(open, at + 1, time);
   }
 
   /** Closes the calls from place `from` on, the innermost first. */
