@@ -450,6 +450,15 @@ describe.skipIf(lacking)('whole programs', () => {
     expect(run.status).toBe(0);
   });
 
+  test('a static program, whose threads have no ids yet: they are told apart by their stacks', async () => {
+    const program = compileTarget({ source: 'trees.c', flags: ['-g', '-static'] });
+    const { calls, run } = await traceCommand(['sleeper', 'leaf'], [program, 'threads'], ['--entry', 'job']);
+    expect(shapes(calls), describeRun(run)).toEqual(Array(80).fill('job(sleeper leaf)'));
+    const tid = await multitrace(['trace', 'leaf', '--tid', '1', '--', program, 'tree', '1']);
+    expect(tid.status).toBe(1);
+    expect(tid.stderr).toContain('do not have their ids');
+  });
+
   test('exec is followed', async () => {
     const { calls } = await traceCommand(['top', 'leaf'], ['sh', '-c', `exec ${trees()} tree 3`]);
     expect(shapes(calls)).toEqual(Array(3).fill('top(leaf leaf leaf)'));

@@ -62,6 +62,7 @@ class TraceTool extends SelectorTool<Tracer> {
   readonly #selection: TreeSelection;
   readonly #names: ThreadNames;
   #trees: CallTrees | undefined;
+  #pid = 0;
   #calls = 0;
   #roots = 0;
   #lost = { calls: 0, returns: 0 };
@@ -82,6 +83,7 @@ class TraceTool extends SelectorTool<Tracer> {
 
   protected attach(kernel: ProcessKernel, attaching: (functions: number) => void): Tracer {
     const { pid } = kernel.process;
+    this.#pid = pid;
     this.#names.name(pid, pid);
     const trees = new CallTrees(this.#selection, stacksOf(pid));
     const tracer = new Tracer(kernel, this.#options, attaching);
@@ -112,7 +114,9 @@ class TraceTool extends SelectorTool<Tracer> {
   }
 
   #taker(tracer: Tracer, trees: CallTrees): (event: TraceEvent) => void {
-    return event => {
+    return found => {
+      // A thread without an id (a program without a C library, or before it begins) goes by its process.
+      const event = found.tid === 0 ? { ...found, pid: this.#pid, tid: this.#pid } : found;
       if (event.kind === 'entered') {
         this.#calls++;
         this.#names.name(event.pid, event.tid);
@@ -124,7 +128,7 @@ class TraceTool extends SelectorTool<Tracer> {
 
   /** Closes the trees of threads that are gone, behind their last records. */
   #endThreads(tracer: Tracer, trees: CallTrees): void {
-    const gone = trees.openThreads.filter(({ pid, tid }) => tid !== 0 && !threadRuns(pid, tid));
+    const gone = trees.openThreads.filter(({ pid, tid }) => !threadRuns(pid, tid));
     if (gone.length === 0) return;
     tracer.consume(this.#taker(tracer, trees));
     for (const { tid } of gone) trees.endThread(tid);

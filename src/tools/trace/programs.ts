@@ -54,9 +54,15 @@ export interface TraceMaps {
 /** Counters of what found no room: calls, and returns of calls that had found some. */
 export const LOST = { calls: 0, returns: 8, size: 16 } as const;
 
-export interface TraceProgramOptions {
+/** Which threads. */
+export interface ThreadOptions {
+  /** The process has ids of threads where `bpf_get_current_pid_tgid` finds them; else every thread's is 0. */
+  readonly ids: boolean;
   /** Only these threads; all where empty. */
   readonly tids: readonly number[];
+}
+
+export interface TraceProgramOptions extends ThreadOptions {
   /** Words of arguments in the program's context (`argumentWords`), all of which it writes. */
   readonly words: number;
   /** Read texts; takes `MANY_WORDS`. */
@@ -96,7 +102,11 @@ export function traceProgram(maps: TraceMaps, options: TraceProgramOptions): Bpf
 }
 
 /** r6 = context. Leaves r7 = tgid << 32 | tid, on the stack too. */
-function emitThread(b: ProgramBuilder, tids: readonly number[], out: ProgramLabel): void {
+function emitThread(b: ProgramBuilder, { ids, tids }: ThreadOptions, out: ProgramLabel): void {
+  if (!ids) {
+    b.mov(R7, 0);
+    return;
+  }
   b.call(HELPER.get_current_pid_tgid);
   b.mov(R7, R0);
   if (tids.length === 0) return;
@@ -110,11 +120,12 @@ function emitThread(b: ProgramBuilder, tids: readonly number[], out: ProgramLabe
 function emitEntered(
   b: ProgramBuilder,
   maps: TraceMaps,
-  { tids, words, texts }: TraceProgramOptions,
+  options: TraceProgramOptions,
   out: ProgramLabel,
 ): void {
+  const { words, texts } = options;
   const lost = b.label();
-  emitThread(b, tids, out);
+  emitThread(b, options, out);
   b.mov(R1, R6);
   b.callKfunc(KFUNC.bpf_session_frame);
   b.mov(R8, R0);
@@ -250,7 +261,7 @@ function emitIsRoot(b: ProgramBuilder): void {
 function emitReturned(
   b: ProgramBuilder,
   maps: TraceMaps,
-  { words, texts }: TraceProgramOptions,
+  { ids, words, texts }: TraceProgramOptions,
   out: ProgramLabel,
 ): void {
   const lost = b.label();
@@ -260,8 +271,8 @@ function emitReturned(
   b.jump('eq', R9, 0, out);
   b.call(HELPER.ktime_get_ns);
   b.store(8, R10, STACK.word, R0);
-  b.call(HELPER.get_current_pid_tgid);
-  b.mov(R7, R0);
+  // A call whose entry was written is of a thread that is wanted.
+  emitThread(b, { ids, tids: [] }, out);
   b.mov(R1, R6);
   b.callKfunc(KFUNC.bpf_session_frame);
   b.mov(R8, R0);
@@ -336,8 +347,8 @@ function emitRootReturned(b: ProgramBuilder, roots: MapId): void {
 }
 
 /** `longjmp (env, …)`: where env is on the stack, calls below it are left. An fentry program. */
-export function longjmpProgram(maps: TraceMaps, tids: readonly number[]): BpfInsn[] {
-  return unwoundProgram(maps, tids, b => {
+export function longjmpProgram(maps: TraceMaps, threads: ThreadOptions): BpfInsn[] {
+  return unwoundProgram(maps, threads, b => {
     b.load(8, R8, R6);
   });
 }
@@ -346,8 +357,8 @@ export function longjmpProgram(maps: TraceMaps, tids: readonly number[]): BpfIns
 const CONTEXT_CFA = 144;
 
 /** `_Unwind_SetIP (context, …)`: an exception goes on in the frame that ends at the context's CFA. An fentry program. */
-export function unwindProgram(maps: TraceMaps, tids: readonly number[]): BpfInsn[] {
-  return unwoundProgram(maps, tids, (b, out) => {
+export function unwindProgram(maps: TraceMaps, threads: ThreadOptions): BpfInsn[] {
+  return unwoundProgram(maps, threads, (b, out) => {
     b.load(8, R3, R6);
     b.add(R3, CONTEXT_CFA);
     b.mov(R1, R10);
@@ -363,13 +374,13 @@ export function unwindProgram(maps: TraceMaps, tids: readonly number[]): BpfInsn
 
 function unwoundProgram(
   maps: TraceMaps,
-  tids: readonly number[],
+  threads: ThreadOptions,
   emitAddress: (b: ProgramBuilder, out: ProgramLabel) => void,
 ): BpfInsn[] {
   const b = new ProgramBuilder();
   const out = b.label();
   b.mov(R6, R1);
-  emitThread(b, tids, out);
+  emitThread(b, threads, out);
   emitAddress(b, out);
   b.ldMap(R1, maps.records);
   b.mov(R2, UNWOUND.size);
@@ -385,6 +396,15 @@ function unwoundProgram(
   b.mov(R2, 0);
   b.call(HELPER.ringbuf_submit);
   b.bind(out);
+  b.mov(R0, 0);
+  b.exit();
+  return b.build();
+}
+
+/** A program that asks for its thread's id, and nothing else: it can be loaded where there are ids. An fentry program. */
+export function threadIdProgram(): BpfInsn[] {
+  const b = new ProgramBuilder();
+  b.call(HELPER.get_current_pid_tgid);
   b.mov(R0, 0);
   b.exit();
   return b.build();

@@ -17,7 +17,14 @@ import type {
 import { SelectorSet } from '../../process/symbols/selector.js';
 import { type Signature, signatureOf } from '../signature.js';
 import { FunctionSlots } from '../targets.js';
-import { LOST, longjmpProgram, type TraceMaps, traceProgram, unwindProgram } from './programs.js';
+import {
+  LOST,
+  longjmpProgram,
+  type TraceMaps,
+  threadIdProgram,
+  traceProgram,
+  unwindProgram,
+} from './programs.js';
 import { decodeRecord, FEW_WORDS, MANY_WORDS, MAX_TEXTS, makeCookie, type TraceEvent } from './records.js';
 
 /** Bytes of the ring buffer: some 250,000 calls that wait for their reader. */
@@ -71,6 +78,8 @@ export class Tracer {
   readonly #kernel: Kernel;
   readonly #options: TracerOptions;
   readonly #slots = new FunctionSlots();
+  /** Threads have ids that programs find. */
+  readonly #ids: boolean;
   readonly #records: BpfMap;
   readonly #lost: BpfMap;
   readonly #maps: TraceMaps & { readonly all: readonly BpfMap[] };
@@ -105,7 +114,10 @@ export class Tracer {
       flags: MAP_FLAG.MMAPABLE,
     });
     const all = [this.#records, this.#lost];
-    if (options.roots === undefined) this.#maps = { records: this.#records, lost: this.#lost, all };
+    this.#ids = this.#hasThreadIds();
+    // Without ids the threads' trees can't be told apart in the process: what is written is more, and its reader knows.
+    if (options.roots === undefined || !this.#ids)
+      this.#maps = { records: this.#records, lost: this.#lost, all };
     else {
       const roots = kernel.mapCreate({
         type: MAP_TYPE.HASH,
@@ -117,6 +129,19 @@ export class Tracer {
       this.#maps = { records: this.#records, lost: this.#lost, roots, all: [...all, roots] };
     }
     this.#attach(attaching);
+  }
+
+  /** Throws EOPNOTSUPP where there are none, and threads are named by them. */
+  #hasThreadIds(): boolean {
+    try {
+      const name = 'thread_id';
+      this.#kernel.progLoad({ name, attachType: 'fentry', insns: threadIdProgram(), maps: [] }).free();
+      return true;
+    } catch (cause) {
+      if (!(cause instanceof BpfError) || cause.code !== 'EOPNOTSUPP' || this.#options.tids.length > 0)
+        throw cause;
+      return false;
+    }
   }
 
   /** By slot. */
@@ -229,12 +254,13 @@ export class Tracer {
       if (list === undefined) wanted.set(form, [{ target, cookie }]);
       else list.push({ target, cookie });
     }
+    const ids = this.#ids;
     const { tids } = this.#options;
     for (const [form, targets] of wanted)
       this.#join(this.#traced, form.name, targets, () => ({
         attachType: 'fsession',
         argumentWords: form.words,
-        insns: traceProgram(this.#maps, { ...form, tids }),
+        insns: traceProgram(this.#maps, { ...form, ids, tids }),
       }));
     this.#watchUnwinding();
   }
@@ -257,10 +283,10 @@ export class Tracer {
   /** Watches the functions by which frames are left, as soon as any function is traced. */
   #watchUnwinding(): void {
     if (this.#links(this.#traced).every(link => link.targets.length === 0)) return;
-    const { tids } = this.#options;
+    const threads = { ids: this.#ids, tids: this.#options.tids };
     for (const [name, selectors, insns] of [
-      ['longjmp', LONGJMP, longjmpProgram(this.#maps, tids)],
-      ['unwind', SET_IP, unwindProgram(this.#maps, tids)],
+      ['longjmp', LONGJMP, longjmpProgram(this.#maps, threads)],
+      ['unwind', SET_IP, unwindProgram(this.#maps, threads)],
     ] as const) {
       // From then on the link follows what libraries bring.
       if (this.#watching.has(name)) continue;
