@@ -58,13 +58,12 @@ export function loadedProgram(parts: ProgramParts, home: ProgramHome): LoadedPro
   let owned = true;
   let missed: bigint | undefined;
   let last: BpfProg['stats'];
-  /** What could not run was counted, and took no time to speak of. */
   const statistics = (): BpfProg['stats'] => {
     if (home.statistics === undefined) return undefined;
     const { counters, scale } = home.statistics;
     const words = new BigUint64Array(counters.buffer, counters.byteOffset, STATISTICS.size / 8);
     return {
-      runCount: Atomics.load(words, STATISTICS.runs / 8) - Atomics.load(counter, 0),
+      runCount: Atomics.load(words, STATISTICS.runs / 8),
       runTimeNs: scale.nanoseconds(Atomics.load(words, STATISTICS.cycles / 8)),
     };
   };
