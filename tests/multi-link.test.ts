@@ -420,6 +420,10 @@ describe.skipIf(lacking !== undefined)('update, info, pin', () => {
       const exit = object.program('exit_one');
       entry.attach();
       exit.attach();
+      using alone = open('update', 'one', 'two');
+      alone.load(eight.kernel);
+      const [target] = eight.kernel.functions(SelectorSet.parse(['counted']));
+      const plain = eight.kernel.linkCreate({ prog: alone.program('one').prog, target });
       const calls = 400_000;
       let done = false;
       const spinning = eight.say(`spin ${calls}`).then(answer => {
@@ -429,6 +433,7 @@ describe.skipIf(lacking !== undefined)('update, info, pin', () => {
       const programs = [
         [entry.link!, object.program('two'), entry],
         [exit.link!, object.program('exit_two'), exit],
+        [plain, alone.program('two'), alone.program('one')],
       ] as const;
       let updates = 0;
       while (!done) {
@@ -442,6 +447,8 @@ describe.skipIf(lacking !== undefined)('update, info, pin', () => {
       expect([bss.first, bss.second].every(count => (count as bigint) > 0n)).toBe(true);
       expect((bss.first as bigint) + (bss.second as bigint)).toBe(BigInt(4 * calls));
       expect((bss.exit_first as bigint) + (bss.exit_second as bigint)).toBe(BigInt(4 * calls));
+      const { first, second } = alone.globals.bss;
+      expect((first as bigint) + (second as bigint)).toBe(BigInt(4 * calls));
       await eight.end();
     });
 
