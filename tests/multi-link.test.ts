@@ -11,6 +11,7 @@ import { describe, expect, test, vi } from 'vitest';
 import type { BpfLink } from '../src/kernel/kernel.js';
 import { randomNumbers } from '../src/kernel/process/maps/fixture.js';
 import { BpfObject } from '../src/libbpf/object.js';
+import type { ObjectProgram } from '../src/libbpf/object_program.js';
 import { Pins } from '../src/libbpf/pins.js';
 import { hasNameTable } from '../src/process/symbols/function_names.js';
 import { SelectorSet } from '../src/process/symbols/selector.js';
@@ -257,6 +258,20 @@ describe.skipIf(lacking !== undefined)('targets and cookies', () => {
     await eight.end();
   });
 });
+
+/** Never called: the compiler refuses what can't be meant. */
+export function wrongUse(program: ObjectProgram): void {
+  // @ts-expect-error: by two ways at once
+  program.attachMulti({ names: ['eight_1'], addresses: [1n] });
+  // @ts-expect-error: by none
+  program.attachMulti({ skipInvalid: true });
+  // @ts-expect-error: a pattern has no list of cookies
+  program.attachMulti({ selectors: 'eight_*', cookies: [1n] });
+  // @ts-expect-error: a list has no function for its cookies
+  program.attachTracing({ names: ['eight_1'], cookie: () => 1n });
+  // @ts-expect-error: an id says nothing without its module
+  program.attachMulti({ btfIds: [5] });
+}
 
 describe.skipIf(lacking !== undefined)('agreement of types', () => {
   test('the program is verified against the first function; others that do not agree are refused by name, or left out', async () => {
