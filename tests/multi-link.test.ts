@@ -311,6 +311,22 @@ describe.skipIf(lacking !== undefined)('agreement of types', () => {
     await eight.end();
   });
 
+  test('of several selectors, what the first one matches is what the others must agree with', async () => {
+    const eight = await openEight();
+    for (const [selectors, attached] of [
+      // By address `eight_1` is before all others.
+      ['eight_7,eight_*', ['eight_7', 'eight_8']],
+      ['eight_8,eight_7', ['eight_8', 'eight_7']],
+    ] as const) {
+      using object = open('eight', 'takes_node');
+      object.program('takes_node').setTarget(selectors);
+      object.load(eight.kernel);
+      object.attach();
+      expect(object.program('takes_node').link?.targets.map(({ target }) => target.name)).toEqual(attached);
+    }
+    await eight.end();
+  });
+
   test('an opaque function takes a program that reads numbers, and none that follows a pointer', async () => {
     const eight = await openEight();
     await eight.say(`load ${plugin()}`);
