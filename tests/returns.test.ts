@@ -266,6 +266,7 @@ test('functions that return twice, or that unwind, are refused by name, each wit
     expect(links.link.targets.length).toBe(0);
     skipped = links.link.skipped;
     expect(() => new Tallies(kernel, ['libc.so*:vfork'], 'fsession')).toThrow(/two processes/);
+    expect(() => new Tallies(kernel, ['keep_place'], 'fexit')).toThrow(/reads its return address/);
   });
   await letGo();
   const why = (name: string): string | undefined => skipped.find(one => one.function === name)?.detail;
