@@ -1,7 +1,7 @@
 /** The benchmark as a picture (SVG): what one event takes, and what attaching takes, both on logarithmic scales. */
 
 import { type AttachResult, COUNTS, WAYS, type Way } from './attach.js';
-import { machineLine } from './report.js';
+import { machineLine } from './machine_line.js';
 import type { Result } from './row.js';
 import { median } from './statistics.js';
 import type { Measured } from './suite.js';

@@ -26,6 +26,8 @@ export interface RoundsSetup {
 const MOST_ROUNDS = 15;
 const FEWEST_ROUNDS = 3;
 const FIRST_CALLS = 64;
+/** An eighth of the calls warm up. */
+const FEWEST_CALLS = 8;
 /** A first guess is made better until it takes this share of a sample. */
 const GOOD_GUESS = 0.1;
 
@@ -101,40 +103,47 @@ async function sample(
     attached.between?.();
     return done;
   };
+  // One thread's time is that of the processor, so that others on the machine are not in it.
+  const timeOf = ({ ns, processorNs }: Run): number => (threads > 1 || row.byClock ? ns : processorNs);
+  const timed = async (calls: number): Promise<number> => timeOf(await run(calls));
   try {
-    if (state.calls === 0) state.calls = await guessCalls(run, sampleNs, row.mostCalls);
-    // One thread's time is that of the processor, so that others on the machine are not in it.
-    const timeOf = ({ ns, processorNs }: Run): number => (threads > 1 || row.byClock ? ns : processorNs);
-    let ns = timeOf(await run(state.calls));
-    let times = 1;
-    // One run is short where it must not fill a buffer.
-    if (attached.between !== undefined)
-      for (; ns < sampleNs && times < MOST_RUNS; times++) ns += timeOf(await run(state.calls));
-    state.samples.set(number, ns / (times * state.calls * threads * (row.operations ?? 1)));
-  } finally {
-    await attached.detach();
-  }
-  try {
+    try {
+      if (state.calls === 0) state.calls = await guessCalls(timed, sampleNs, row.mostCalls);
+      const { calls } = state;
+      let ns = await timed(calls);
+      let times = 1;
+      // One run is short where it must not fill a buffer.
+      if (attached.between !== undefined)
+        for (; ns < sampleNs && times < MOST_RUNS; times++) ns += await timed(calls);
+      state.samples.set(number, ns / (times * calls * threads * (row.operations ?? 1)));
+      state.calls = callsFor(sampleNs, (times * calls) / ns, row.mostCalls);
+    } finally {
+      await attached.detach();
+    }
     await verify(row, attached, runs);
   } catch (cause) {
-    // A peer that loses events is no failure of ours, but its number says nothing.
-    if (row.group !== 'peer' || !(cause instanceof BpfError)) throw cause;
+    // A peer that fails or loses events is no failure of ours, but its number says nothing.
+    if (row.group !== 'peer') throw cause;
     state.samples.clear();
-    state.unavailable = cause.message;
+    state.unavailable = (cause as Error).message;
   }
 }
 
-/** Calls that take about `sampleNs`. */
+/** Finds out how many calls take about `sampleNs`. */
 async function guessCalls(
-  run: (calls: number) => Promise<Run>,
+  timed: (calls: number) => Promise<number>,
   sampleNs: number,
   most = Number.MAX_SAFE_INTEGER,
 ): Promise<number> {
   for (let calls = FIRST_CALLS; ; calls *= 8) {
-    const { ns } = await run(Math.min(calls, most));
+    const ns = await timed(Math.min(calls, most));
     if (ns < sampleNs * GOOD_GUESS && calls < most) continue;
-    return Math.max(8, Math.min(most, Math.round((calls * sampleNs) / Math.max(ns, 1))));
+    return callsFor(sampleNs, calls / Math.max(ns, 1), most);
   }
+}
+
+function callsFor(sampleNs: number, callsPerNs: number, most = Number.MAX_SAFE_INTEGER): number {
+  return Math.max(FEWEST_CALLS, Math.min(most, Math.round(sampleNs * callsPerNs)));
 }
 
 /** The calls were made, and each was seen. */

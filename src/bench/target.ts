@@ -107,7 +107,7 @@ export class Target {
     this.#lines.on('line', line => this.#waiting.shift()?.answer(line));
     this.#ended = new Promise(resolve => {
       const gone = (): void => {
-        for (const { fail } of this.#waiting.splice(0)) fail(new Error(this.#lastWords));
+        for (const { fail } of this.#waiting.splice(0)) fail(new BpfError('ESRCH', this.#lastWords));
         resolve();
       };
       this.#child.on('error', gone);
@@ -117,7 +117,7 @@ export class Target {
 
   get #lastWords(): string {
     const [line] = this.#stderr.split('\n').filter(text => text.trim() !== '');
-    return line ?? 'the traced program ended';
+    return `the traced program of the benchmark ended${line === undefined ? '' : `: ${line}`}`;
   }
 
   /** What it, or the command that runs it, has written to standard error. */
@@ -133,7 +133,8 @@ export class Target {
         this.#waiting.push({ answer, fail });
         this.#child.stdin.write(`${command}\n`);
       });
-      if (line.startsWith('?')) throw new Error(`the traced program answers '${line}' to '${command}'`);
+      if (line.startsWith('?'))
+        throw new BpfError('EIO', `the traced program of the benchmark answers '${line}' to '${command}'`);
       return line;
     } finally {
       clearTimeout(timer);

@@ -4,10 +4,10 @@ import { spawnSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { commandPath } from '../bench/commands.js';
 import { plot } from '../bench/plot.js';
-import { jsonRows, reportText } from '../bench/report.js';
 import { allRows, runSuite } from '../bench/suite.js';
 import { PACKAGES } from '../bench/tools.js';
 import { BpfError } from '../kernel/errno.js';
+import { jsonRows, reportText } from './bench_report.js';
 import { note, print, printError, table } from './output.js';
 
 export interface BenchOptions {

@@ -290,7 +290,10 @@ export class ProcessKernel implements Kernel {
         address,
         tailEntry: address + BigInt(jited.tailEntry),
         clobbers: tailCalls ? CALLER_SAVED : jited.clobbers,
-        needs: { stack: verified.needs.stack || tailCalls },
+        needs: {
+          stack: verified.needs.stack || tailCalls,
+          record: verified.needs.record || tailCalls,
+        },
         readsReturnValue: verified.readsReturnValue || tailCalls,
         ...(prototype === undefined ? {} : { prototype }),
         typedArgs: tailCalls ? [...context.args.keys()] : verified.typedArgs,
@@ -301,8 +304,9 @@ export class ProcessKernel implements Kernel {
         statistics: scale && counters && { counters: counters.bytes, scale },
         unload: () => {
           this.#programs.delete(program);
+          for (const link of this.#links) if (link.detached) this.#links.delete(link);
           this.#letTypesGo();
-          if (this.void) return;
+          if (this.void || this.#closed) return;
           this.#hooks.grace.whenAlone(() => {
             this.#runtime.removeFaults(address, block.size);
             this.#code.free(block);
@@ -336,11 +340,6 @@ export class ProcessKernel implements Kernel {
 
   #letTypesGo(): void {
     if ([...this.#programs].every(({ prototype }) => prototype === undefined)) this.#types.clear();
-  }
-
-  /** How many modules' types are kept. */
-  get heldTypes(): number {
-    return [...this.#types.values()].filter(types => types !== undefined).length;
   }
 
   moduleTypes(module: string): Btf | undefined {

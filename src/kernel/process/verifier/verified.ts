@@ -24,6 +24,8 @@ export interface VerifiedSubprogram {
 export interface ProgramNeeds {
   /** a helper walks the stack: `[ctx-24]` */
   readonly stack: boolean;
+  /** a helper reads the record of the traced function */
+  readonly record: boolean;
   /** the thread's block: per-CPU maps, its number, its id */
   readonly thread: boolean;
   /** it must not be entered again on the same thread */
@@ -46,6 +48,7 @@ export interface WalkStatistics {
 // Helpers by what they need.
 const READS_ANY_MEMORY = [4, 6, 27, 45, 67, 112, 113, 114, 115, 148, 165, 177];
 const WALKS_STACK = [27, 67];
+const READS_RECORD = [173, 183, 185];
 const KNOWS_THREAD = [6, 7, 8, 14, 16, 25, 156, 157, 177];
 const SPIN_LOCK = 93;
 const TAIL_CALL = 12;
@@ -155,6 +158,7 @@ class Verified {
     const storage = maps.some(map => map.type === MAP_TYPE.TASK_STORAGE);
     return {
       stack: calls(WALKS_STACK),
+      record: calls(READS_RECORD) || calls(WALKS_STACK),
       thread: perCpu || storage || calls(KNOWS_THREAD),
       guard: (perCpu && !adds) || calls([SPIN_LOCK, TASK_STORAGE_GET]),
       faults: calls(READS_ANY_MEMORY) || this.probeLoads.includes(1),

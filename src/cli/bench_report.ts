@@ -1,13 +1,13 @@
 /** What the benchmark prints: rows as text, as JSON, and the ratios at the end. */
 
-import { cpus, release, type } from 'node:os';
-import { grouped, table } from '../cli/output.js';
-import { type AttachSample, WAYS, type Way } from './attach.js';
-import { type Goal, goalsOf, isMet } from './goals.js';
-import { roundsFor } from './rounds.js';
-import { GROUPS, type Result } from './row.js';
-import { median, spread } from './statistics.js';
-import type { Measured } from './suite.js';
+import { type AttachSample, WAYS, type Way } from '../bench/attach.js';
+import { type Goal, goalsOf, isMet } from '../bench/goals.js';
+import { machineLine } from '../bench/machine_line.js';
+import { roundsFor } from '../bench/rounds.js';
+import { GROUPS, type Result } from '../bench/row.js';
+import { median, spread } from '../bench/statistics.js';
+import type { Measured } from '../bench/suite.js';
+import { grouped, table } from './output.js';
 
 /** One row of `bench --json`; further fields by the kind of the row. */
 export interface JsonRow {
@@ -223,12 +223,6 @@ function goalTable(goals: readonly Goal[]): string {
     ]);
   }
   return table(lines, [1, 2, 3, 4]);
-}
-
-/** The machine, in one line. */
-export function machineLine(): string {
-  const [first] = cpus();
-  return `${cpus().length} × ${first?.model.trim() ?? 'unknown processor'}, ${type()} ${release()}, node ${process.versions.node}`;
 }
 
 /** Everything as text. */
