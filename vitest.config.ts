@@ -1,13 +1,30 @@
 import { defineConfig } from 'vitest/config';
 
-// Unit tests stand beside their sources; tests/ holds what needs a live process or a compiler.
-// Files run one after the other: most of them trace processes, and this is a two-core budget.
+const common = { pool: 'forks', testTimeout: 60_000, hookTimeout: 120_000 } as const;
+
+// Unit tests stand beside their sources, and share the machine's cores. tests/ holds what needs a live process or a
+// compiler: after them, one file after the other, since most of them trace processes and mind the time.
 export default defineConfig({
   test: {
-    include: ['src/**/*.test.ts', 'tests/**/*.test.ts'],
-    fileParallelism: false,
-    pool: 'forks',
-    testTimeout: 60_000,
-    hookTimeout: 120_000,
+    projects: [
+      {
+        test: {
+          ...common,
+          name: 'unit',
+          include: ['src/**/*.test.ts'],
+          sequence: { groupOrder: 0 },
+          maxWorkers: 2,
+        },
+      },
+      {
+        test: {
+          ...common,
+          name: 'live',
+          include: ['tests/**/*.test.ts'],
+          sequence: { groupOrder: 1 },
+          fileParallelism: false,
+        },
+      },
+    ],
   },
 });

@@ -24,6 +24,16 @@ const PACKAGES = [
     used: 'programs and BPF objects compiled by clang',
   },
   {
+    name: 'libc++-19-dev',
+    files: ['/usr/lib/llvm-19/lib/libc++.so'],
+    used: 'programs with the unwinder of LLVM',
+  },
+  {
+    name: 'libunwind8',
+    files: ['/usr/lib/x86_64-linux-gnu/libunwind.so.8'],
+    used: 'programs with the unwinder of nongnu.org',
+  },
+  {
     name: 'llvm-19',
     commands: ['llvm-objdump-19', 'llvm-mc-19'],
     used: 'an independent disassembler of BPF',

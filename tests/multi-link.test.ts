@@ -7,7 +7,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import type { BpfLink } from '../src/kernel/kernel.js';
 import { randomNumbers } from '../src/kernel/process/maps/fixture.js';
 import { BpfObject } from '../src/libbpf/object.js';
@@ -92,16 +92,18 @@ describe.skipIf(lacking !== undefined)('the eight functions', () => {
     const eight = await openEight();
     using object = open('eight', 'six_at_entry', 'six_at_exit');
     object.load(eight.kernel);
+    const names = NAMES.slice(0, 6);
     for (const program of ['six_at_entry', 'six_at_exit'])
-      object.program(program).attachMulti({ names: ['eight_6'], cookies: [66n] });
+      object.program(program).attachMulti({ names, cookies: COOKIES.slice(0, 6) });
     expect(await eight.say('call')).toBe(CALLED);
-    for (const map of ['at_entry', 'at_exit'] as const) {
-      const six = seen(eight, object, map).get('eight_6')!;
-      expect(six.calls).toBe(1n);
-      expect(six.cookie).toBe(66n);
-      expect(six.args.map(low)).toEqual(ARGUMENTS[5]);
-    }
-    expect(seen(eight, object, 'at_exit').get('eight_6')?.result).toBe(RESULTS[5]);
+    for (const map of ['at_entry', 'at_exit'] as const)
+      for (const [i, name] of names.entries()) {
+        const { calls, cookie, args, result } = seen(eight, object, map).get(name)!;
+        expect([calls, cookie], name).toEqual([1n, COOKIES[i]]);
+        // Those that a function does not have are not there: the helper says so.
+        expect(args.map(low), name).toEqual([...ARGUMENTS[i], 0n, 0n, 0n, 0n, 0n, 0n].slice(0, 6));
+        if (map === 'at_exit') expect(BigInt.asIntN(32, result), name).toBe(RESULTS[i]);
+      }
     await eight.end();
   });
 
@@ -245,6 +247,9 @@ describe.skipIf(lacking !== undefined)('targets and cookies', () => {
     expect(hasNameTable(elf)).toBe(false);
     const many = kernel.functionsNamed(names.slice(0, 1025));
     expect(hasNameTable(elf)).toBe(true);
+    // Two names whose IFUNCs chose the same code are both found.
+    const copies = kernel.functionsNamed(['libc:memcpy', 'libc:memmove']).map(list => list.length);
+    expect(copies).toEqual([1, 1]);
     const addresses = (found: typeof few): bigint[][] =>
       found.map(list => list.map(({ address }) => address));
     expect(addresses(many.slice(0, 1024))).toEqual(addresses(few));
@@ -439,6 +444,26 @@ describe.skipIf(lacking !== undefined)('update, info, pin', () => {
       expect((bss.exit_first as bigint) + (bss.exit_second as bigint)).toBe(BigInt(4 * calls));
       await eight.end();
     });
+
+  test('a link, its update and its end stop the process once each, however many functions it has', async () => {
+    const eight = await openEight();
+    using object = open('update', 'one', 'two');
+    object.load(eight.kernel);
+    // Finding them may stop it: IFUNCs are asked what they chose.
+    const addresses = eight.kernel
+      .functions(SelectorSet.parse(['libc:str*', 'eight_*']))
+      .map(({ address }) => address);
+    const stops = vi.spyOn(eight.kernel.process, 'stopAll');
+    const program = object.program('one');
+    const link = program.attachMulti({ addresses, skipInvalid: true });
+    expect(link.targets.length).toBeGreaterThan(60);
+    expect(stops).toHaveBeenCalledTimes(1);
+    link.update(object.program('two').prog);
+    expect(stops).toHaveBeenCalledTimes(2);
+    link.detach();
+    expect(stops).toHaveBeenCalledTimes(3);
+    await eight.end();
+  });
 
   test('update checks the program against every function, its type, and the program that it replaces', async () => {
     const eight = await openEight();

@@ -149,9 +149,9 @@ export function slotOf(map: BpfMap, index: number): number {
  * The program:
  *
  *     value = bpf_map_lookup_elem(counts, 0);
- *     if (value) *value += 1;
+ *     if (value) __sync_fetch_and_add(value, 1);
  *
- * No lock: every thread has a value of its own.
+ * Every thread has a value of its own: here the addition is one instruction without a lock.
  */
 export function countPerThreadProgram(map: { readonly id: number }): BpfInsn[] {
   const b = new ProgramBuilder();
@@ -162,9 +162,8 @@ export function countPerThreadProgram(map: { readonly id: number }): BpfInsn[] {
   b.ldMap(R1, map);
   b.call(HELPER.map_lookup_elem);
   b.jump('eq', R0, 0, out);
-  b.load(8, R1, R0);
-  b.add(R1, 1);
-  b.store(8, R0, 0, R1);
+  b.mov(R1, 1);
+  b.atomicAdd(8, R0, 0, R1);
   b.bind(out);
   b.mov(R0, 0);
   b.exit();

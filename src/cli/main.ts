@@ -132,6 +132,7 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
     .option('--allow-modify <selector>', 'functions whose result fmod_ret programs may change', collect)
     .option('--log <level>', LOG, logLevel)
     .option('--pin-dir <folder>', 'where pinned maps are kept between runs')
+    .option('--stats', 'count how often each program runs, and for how long')
     .option('--json', 'print one JSON object on standard output at the end')
     .option('-v, --verbose', 'name each function that can not be attached, and why')
     .addHelpText('after', SECTIONS)

@@ -33,6 +33,9 @@ export interface ProgramReport {
   attached: number;
   readonly skipped: SkippedFunction[];
   missed: bigint;
+  /** Runs, and their time in all, ns; where they were to be counted. */
+  runs: bigint;
+  runTimeNs: bigint;
   /** Not to be loaded, unless asked for. */
   readonly left: boolean;
 }
@@ -43,6 +46,8 @@ export interface ObjectToolOptions {
   readonly allowModify: SelectorSet | undefined;
   /** The verifier's. */
   readonly logLevel: number;
+  /** Programs' runs are counted, and timed. */
+  readonly stats: boolean;
   readonly symbolizer: Symbolizer;
   /** A line that a program printed, or a record as text. */
   line(text: string): void;
@@ -77,6 +82,8 @@ export class ObjectTool implements SessionTool {
           attached: 0,
           skipped: [],
           missed: 0n,
+          runs: 0n,
+          runTimeNs: 0n,
           left: !autoload,
         });
   }
@@ -87,6 +94,7 @@ export class ObjectTool implements SessionTool {
     const first = this.#carried.length === 0;
     kernel.allowModifyReturn = this.#options.allowModify;
     try {
+      if (this.#options.stats) kernel.enableStats();
       for (const [i, object] of this.objects.entries()) {
         const carried = this.#carried[i];
         object.load(kernel, {
@@ -193,6 +201,9 @@ export class ObjectTool implements SessionTool {
         report.attached += program.attached;
         report.skipped.push(...program.skipped);
         report.missed += program.missed;
+        const stats = program.loaded ? program.prog.stats : undefined;
+        report.runs += stats?.runCount ?? 0n;
+        report.runTimeNs += stats?.runTimeNs ?? 0n;
       }
       // The machine is closed.
       object.forget();

@@ -13,7 +13,7 @@ import { formatGlobals, globalsOf } from './object_report.js';
 import { applySettings, type ObjectSettings } from './object_settings.js';
 import { ObjectTool } from './object_tool.js';
 import { EXIT_FAILURE, exitCodeOf, signalName, tell, type What } from './options.js';
-import { grouped, note, print, printError } from './output.js';
+import { grouped, note, print, printError, table } from './output.js';
 import { Symbolizer } from './symbolize.js';
 
 export interface RunOptions extends ObjectSettings {
@@ -25,6 +25,8 @@ export interface RunOptions extends ObjectSettings {
   readonly pinDir?: string;
   /** Functions whose result `fmod_ret` programs may change. */
   readonly allowModify?: readonly string[];
+  /** Count the programs' runs and time. */
+  readonly stats?: boolean;
   /** The verifier's log: 1 or 2. */
   readonly log?: number;
 }
@@ -47,6 +49,7 @@ export async function run(files: readonly string[], what: What, options: RunOpti
     symbolizer,
     allowModify: options.allowModify === undefined ? undefined : SelectorSet.parse(options.allowModify),
     logLevel: options.log ?? 0,
+    stats: options.stats === true,
     // With --json standard output has one object and nothing else.
     line: text => (options.json ? printError : print)(`${text}\n`),
     keep: options.json === true,
@@ -112,6 +115,17 @@ function tellRefusal(cause: unknown): number {
   return EXIT_FAILURE;
 }
 
+/** What each program's runs took. */
+function statsTable(programs: ObjectTool['programs']): string {
+  const rows = programs.map(({ name, runs, runTimeNs }) => [
+    grouped(runs),
+    grouped(runTimeNs),
+    runs === 0n ? '-' : (Number(runTimeNs) / Number(runs)).toFixed(1),
+    name,
+  ]);
+  return `\n${table([['RUNS', 'TIME ns', 'ns A RUN', 'PROGRAM'], ...rows], [0, 1, 2])}`;
+}
+
 function report(
   tool: ObjectTool,
   objects: readonly BpfObject[],
@@ -125,12 +139,13 @@ function report(
     const maps: Record<string, Json> = {};
     for (const { name, entries } of tool.maps) maps[name] = entries.map(({ key, value }) => ({ key, value }));
     const object: Json = {
-      programs: programs.map(({ name, section, attached, skipped, missed }) => ({
+      programs: programs.map(({ name, section, attached, skipped, missed, runs, runTimeNs }) => ({
         name,
         section,
         attached,
         skipped: skipped.map(s => ({ module: s.module, function: s.function, reason: s.reason })),
         missed,
+        ...(options.stats ? { runCount: runs, runTimeNs } : {}),
       })),
       maps,
       globals: globalsOf(objects),
@@ -140,7 +155,10 @@ function report(
       },
     };
     print(`${toJson(object)}\n`);
-  } else print(`${tool.tables()}${formatGlobals(objects, symbolizer)}`);
+  } else
+    print(
+      `${tool.tables()}${formatGlobals(objects, symbolizer)}${options.stats ? statsTable(programs) : ''}`,
+    );
   for (const [name, dropped] of tool.dropped)
     if (dropped > 0n) note(`map ${name}: ${grouped(dropped)} records found no room; make it larger`);
   for (const { name, missed } of programs)

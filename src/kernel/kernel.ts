@@ -129,6 +129,8 @@ export interface ProgLoadAttr {
    */
   readonly argumentWords?: number;
   readonly sleepable?: boolean;
+  /** Some program looks up what its per-CPU maps hold for other threads (`bpf_map_lookup_percpu_elem`). */
+  readonly sharesCpus?: boolean;
   /** A sum: 1 the path that is refused, 2 every instruction with what it changed, 4 statistics alone. */
   readonly logLevel?: number;
 }

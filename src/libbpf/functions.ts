@@ -4,11 +4,13 @@
  */
 
 import { decodeProgram, SLOT_BYTES } from '../bpf/encoding.js';
-import type { BpfInsn } from '../bpf/instruction.js';
+import { type BpfInsn, CALL, CLASS, JMP } from '../bpf/instruction.js';
 import { damaged } from '../elf/format.js';
 import type { ElfSymbol } from '../elf/symbol_table.js';
 import { BpfError } from '../kernel/errno.js';
 import type { CodeSection, ObjectSections } from './sections.js';
+
+const CALL_OPCODE = CLASS.JMP | JMP.CALL;
 
 /** The section of subprograms. */
 export const TEXT = '.text';
@@ -50,6 +52,13 @@ export class Functions {
   /** In the order of the file. */
   of(section: CodeSection): readonly BpfFunction[] {
     return this.#bySection.get(section.index) ?? [];
+  }
+
+  /** Whether any function calls the helper. */
+  callHelper(helper: number): boolean {
+    const calls = ({ opcode, src, imm }: BpfInsn): boolean =>
+      opcode === CALL_OPCODE && src === CALL.HELPER && imm === helper;
+    return [...this.#bySection.values()].some(list => list.some(({ insns }) => insns.some(calls)));
   }
 
   /** The function that begins at a slot of a section. */

@@ -5,6 +5,7 @@
  */
 
 import { basename } from 'node:path';
+import { HELPER } from '../bpf/helpers.js';
 import type { Btf } from '../btf/btf.js';
 import { BtfExt } from '../btf/ext.js';
 import { BpfError } from '../kernel/errno.js';
@@ -218,6 +219,7 @@ export class BpfObject implements Disposable {
       btf: this.btf,
       logLevel: this.#logLevel,
       tailCalled: this.#tailCalled(),
+      sharesCpus: this.#functions.callHelper(HELPER.map_lookup_percpu_elem),
       link: (program, targets) => this.#link(program, targets),
     };
   }

@@ -50,6 +50,8 @@ export interface ProgramHost {
   link(program: ObjectProgram, targets: readonly TargetFunction[]): LinkedProgram;
   readonly btf: Btf | undefined;
   readonly logLevel: number | undefined;
+  /** Some program of the object looks up what per-CPU maps hold for other threads. */
+  readonly sharesCpus: boolean;
   /** Programs that the file puts into program arrays. */
   readonly tailCalled: ReadonlySet<string>;
 }
@@ -189,6 +191,7 @@ export class ObjectProgram {
         ...(linked.lineInfo.length === 0 ? {} : { lineInfo: linked.lineInfo }),
         ...(target === undefined ? {} : { target }),
         ...(sleepable ? { sleepable } : {}),
+        ...(host.sharesCpus ? { sharesCpus: true } : {}),
         ...(host.logLevel === undefined ? {} : { logLevel: host.logLevel }),
       });
     } catch (cause) {

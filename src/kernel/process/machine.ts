@@ -3,6 +3,8 @@
  * memory, maps, programs, hooks, the loader notice) and takes all of it away again.
  */
 
+import { HELPER } from '../../bpf/helpers.js';
+import { isPerCpu } from '../../bpf/map_type.js';
 import type { Btf } from '../../btf/btf.js';
 import type { Module } from '../../process/image.js';
 import type { TracedProcess } from '../../process/process.js';
@@ -47,7 +49,7 @@ import { Runtime } from './runtime.js';
 import { type Stop, Stopper } from './stopper.js';
 import { type ProcessTarget, Targets } from './targets.js';
 import { POSSIBLE_CPUS } from './threads/layout.js';
-import { verifyProgram } from './verifier/verifier.js';
+import { type VerifiedProgram, verifyProgram } from './verifier/verifier.js';
 
 /** Room for programs, map routines and the loader notice. */
 const PROGRAM_REGION_BYTES = 512 << 10;
@@ -67,6 +69,9 @@ export class ProcessKernel implements Kernel {
   readonly #programs = new Set<LoadedProgram>();
   readonly #types = new Map<Module, Btf | undefined>();
   #nextId = 1;
+  /** Per-CPU maps that threads look into for others, and those that programs have for each thread alone. */
+  readonly #sharedPerCpu = new Set<number>();
+  readonly #ownPerCpu = new Set<number>();
   /** Programs that are loaded are timed. */
   #cycles: CycleScale | undefined;
   #closed = false;
@@ -201,6 +206,26 @@ export class ProcessKernel implements Kernel {
     this.#cycles ??= new CycleScale();
   }
 
+  /**
+   * Whether the program's per-CPU maps are looked into by other threads. Throws EBUSY where it would be one that does so, and
+   * a program that is loaded adds to them as if nobody did.
+   */
+  #sharesPerCpu({ name, sharesCpus }: ProgLoadAttr, verified: VerifiedProgram): boolean {
+    const perCpu = verified.usedMaps.filter(map => isPerCpu(map.type));
+    const looks = verified.usedHelpers.includes(HELPER.map_lookup_percpu_elem);
+    const own = looks ? perCpu.find(map => this.#ownPerCpu.has(map.id)) : undefined;
+    if (own !== undefined)
+      throw new BpfError(
+        'EBUSY',
+        `program ${name} looks up values of other threads in map ${own.name}, which a program that is loaded has for each thread alone; load ${name} first`,
+      );
+    if (looks || sharesCpus === true) for (const { id } of perCpu) this.#sharedPerCpu.add(id);
+    const shares = perCpu.some(map => this.#sharedPerCpu.has(map.id));
+    if (!shares && [...verified.ownAtomics.values()].includes(true))
+      for (const { id } of perCpu) this.#ownPerCpu.add(id);
+    return shares;
+  }
+
   mapCreate(attr: MapCreateAttr): BpfMap {
     const map = createMap(attr, this.#nextId++, this.#arena, this.#runtime.mapSupport);
     this.#maps.set(map.id, map);
@@ -237,10 +262,15 @@ export class ProcessKernel implements Kernel {
         const map = maps.get(id);
         if (map instanceof ProgArray) map.accept(kind);
       }
+    const sharesPerCpu = this.#sharesPerCpu(attr, verified);
     const missed = this.#arena.alloc(8);
     const scale = this.#cycles;
     const counters = scale && this.#arena.alloc(STATISTICS.size);
-    const jited = compileProgram(verified, this.#runtime.jitEnv(maps, missed.address, counters?.address));
+    const jited = compileProgram(verified, {
+      ...this.#runtime.jitEnv(maps, missed.address),
+      sharesPerCpu,
+      ...(counters === undefined ? {} : { statistics: counters.address }),
+    });
     const block = this.#code.alloc(jited.size);
     const address = this.#code.addressOf(block);
     const bytes = jited.place(address);
@@ -260,7 +290,10 @@ export class ProcessKernel implements Kernel {
         address,
         tailEntry: address + BigInt(jited.tailEntry),
         clobbers: tailCalls ? CALLER_SAVED : jited.clobbers,
-        needs: { stack: verified.needs.stack || tailCalls },
+        needs: {
+          stack: verified.needs.stack || tailCalls,
+          record: verified.needs.record || tailCalls,
+        },
         readsReturnValue: verified.readsReturnValue || tailCalls,
         ...(prototype === undefined ? {} : { prototype }),
         typedArgs: tailCalls ? [...context.args.keys()] : verified.typedArgs,
@@ -271,8 +304,9 @@ export class ProcessKernel implements Kernel {
         statistics: scale && counters && { counters: counters.bytes, scale },
         unload: () => {
           this.#programs.delete(program);
+          for (const link of this.#links) if (link.detached) this.#links.delete(link);
           this.#letTypesGo();
-          if (this.void) return;
+          if (this.void || this.#closed) return;
           this.#hooks.grace.whenAlone(() => {
             this.#runtime.removeFaults(address, block.size);
             this.#code.free(block);
@@ -306,11 +340,6 @@ export class ProcessKernel implements Kernel {
 
   #letTypesGo(): void {
     if ([...this.#programs].every(({ prototype }) => prototype === undefined)) this.#types.clear();
-  }
-
-  /** How many modules' types are kept. */
-  get heldTypes(): number {
-    return [...this.#types.values()].filter(types => types !== undefined).length;
   }
 
   moduleTypes(module: string): Btf | undefined {

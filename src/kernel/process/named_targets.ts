@@ -21,13 +21,21 @@ export function lookUpNames(names: readonly string[], targets: Targets): Process
         const key = `${module}:${name}`;
         const list = found.get(key);
         if (list === undefined) found.set(key, [{ ...target, name }]);
-        else list.push({ ...target, name });
+        // Two versions of one name whose IFUNCs chose the same code are one function.
+        else if (list.every(({ address }) => address !== target.address)) list.push({ ...target, name });
       }
   }
   return names.map(text => {
     const { module, name } = split(text);
-    return found.get(`${module}:${name}`) ?? [];
+    return preferred(name, found.get(`${module}:${name}`) ?? []);
   });
+}
+
+/** Of several in one module, the one whose first name it is: an older version of a function has it behind others. */
+function preferred(name: string, candidates: readonly ProcessTarget[]): ProcessTarget[] {
+  const first = candidates.filter(({ aliases }) => aliases[0] === name);
+  const inOne = new Set(candidates.map(({ owner }) => owner)).size === 1;
+  return inOne && first.length === 1 ? first : [...candidates];
 }
 
 /** The last single `:` ends the module; `::` belongs to a C++ name. */

@@ -23,8 +23,8 @@ export interface LoadedProgram extends BpfProg {
   readonly tailEntry?: bigint;
   /** Caller-saved registers that it changes: a mask of 1 << register number. */
   readonly clobbers: number;
-  /** It reads where the traced function's return address is (bpf_get_stack). */
-  readonly needs?: { readonly stack: boolean };
+  /** It reads where the traced function's return address is (bpf_get_stack), or its record; both where left out. */
+  readonly needs?: { readonly stack: boolean; readonly record: boolean };
   /** It reads the traced function's result. */
   readonly readsReturnValue?: boolean;
   /** What the function takes and returns that it was verified against; `undefined`: an opaque one. */
@@ -58,13 +58,12 @@ export function loadedProgram(parts: ProgramParts, home: ProgramHome): LoadedPro
   let owned = true;
   let missed: bigint | undefined;
   let last: BpfProg['stats'];
-  /** What could not run was counted, and took no time to speak of. */
   const statistics = (): BpfProg['stats'] => {
     if (home.statistics === undefined) return undefined;
     const { counters, scale } = home.statistics;
     const words = new BigUint64Array(counters.buffer, counters.byteOffset, STATISTICS.size / 8);
     return {
-      runCount: Atomics.load(words, STATISTICS.runs / 8) - Atomics.load(counter, 0),
+      runCount: Atomics.load(words, STATISTICS.runs / 8),
       runTimeNs: scale.nanoseconds(Atomics.load(words, STATISTICS.cycles / 8)),
     };
   };

@@ -138,11 +138,10 @@ export class Runtime {
   }
 
   /** What the JIT is handed for a program that was prepared for; `missed` is where it counts runs that could not be. */
-  jitEnv(maps: ReadonlyMap<number, JitMap>, missed: bigint, statistics?: bigint): JitEnv {
+  jitEnv(maps: ReadonlyMap<number, JitMap>, missed: bigint): JitEnv {
     const env = { maps, routine: (name: RoutineName) => this.#routine(name), missed };
     return {
       ...env,
-      ...(statistics === undefined ? {} : { statistics }),
       ...(this.#threads === undefined ? {} : { thread: this.#threads.code }),
       ...(this.#faults === undefined ? {} : { tracer: this.#faults.words }),
     };

@@ -90,7 +90,7 @@ export class Targets {
 
   /** The functions that the selectors match, each address once, in order of address within each module. */
   match(selectors: SelectorSet): ProcessTarget[] {
-    return this.#collect(owner => {
+    const all = this.#collect(owner => {
       if (!selectors.matchesModule(owner)) return [];
       const { functions } = sitesOf(owner.elf, owner.name);
       return functions.flatMap(of => {
@@ -99,11 +99,21 @@ export class Targets {
         return [{ of, name }];
       });
     });
+    const found = new Map<bigint, ProcessTarget>();
+    const chosen = new Set<bigint>();
+    for (const { target, ifunc } of all) {
+      const { address } = target;
+      // What an IFUNC chose has the IFUNC's name: `memcpy`, not `__memmove_avx_unaligned_erms`.
+      if (ifunc ? chosen.has(address) : found.has(address)) continue;
+      found.set(address, target);
+      if (ifunc) chosen.add(address);
+    }
+    return [...found.values()];
   }
 
-  /** The functions that have one of the names, by name, in modules that `inModule` names. */
-  named(names: readonly string[], inModule: (owner: Module) => boolean = () => true): ProcessTarget[] {
-    return this.#collect(owner =>
+  /** The functions that have one of the names, by name, in modules that `inModule` names; one for each name. */
+  named(names: readonly string[], inModule: (owner: Module) => boolean): ProcessTarget[] {
+    const all = this.#collect(owner =>
       inModule(owner)
         ? functionsNamed(owner.elf, sitesOf(owner.elf, owner.name).functions, names).map(([name, of]) => ({
             of,
@@ -111,6 +121,7 @@ export class Targets {
           }))
         : [],
     );
+    return all.map(({ target }) => target);
   }
 
   /** The function that begins at an address. */
@@ -120,24 +131,19 @@ export class Targets {
     if (known !== undefined || owner === undefined) return known;
     const of = sitesOf(owner.elf, owner.name).functionAt(Number(address - owner.bias));
     if (of === undefined || of.ifunc) return undefined;
-    return this.#collect(module => (module === owner ? [{ of, name: of.name }] : []))[0];
+    return this.#collect(module => (module === owner ? [{ of, name: of.name }] : []))[0]?.target;
   }
 
   /** Makes targets of functions; IFUNCs become what they chose. */
-  #collect(wanted: (owner: Module) => readonly { of: ModuleFunction; name: string }[]): ProcessTarget[] {
-    const found = new Map<bigint, ProcessTarget>();
+  #collect(
+    wanted: (owner: Module) => readonly { of: ModuleFunction; name: string }[],
+  ): { target: ProcessTarget; ifunc: boolean }[] {
+    const found: { target: ProcessTarget; ifunc: boolean }[] = [];
     const unresolved: ProcessTarget[] = [];
-    const chosen = new Set<bigint>();
-    /** Adds what an IFUNC chose, under the IFUNC's name: `memcpy`, not `__memmove_avx_unaligned_erms`. */
-    const add = (target: ProcessTarget): void => {
-      if (chosen.has(target.address)) return;
-      chosen.add(target.address);
-      found.set(target.address, target);
-    };
     for (const owner of this.#modules) {
       for (const { of, name } of wanted(owner)) {
         sitesOf(owner.elf, owner.name).prepare();
-        const target = {
+        const target: ProcessTarget = {
           module: owner.name,
           name,
           address: owner.bias + BigInt(of.address),
@@ -146,23 +152,15 @@ export class Targets {
           fileAddress: of.address,
           aliases: of.aliases,
         };
-        if (!of.ifunc) {
-          if (!found.has(target.address)) found.set(target.address, target);
-          continue;
-        }
-        const resolved = this.#resolve(target);
+        const resolved = of.ifunc ? this.#resolve(target) : target;
         if (resolved.unresolved !== undefined) unresolved.push(resolved);
-        else add(resolved);
+        else found.push({ target: resolved, ifunc: of.ifunc });
       }
     }
-    for (const target of this.#call(unresolved)) {
-      if (target.unresolved === undefined) add(target);
-      else found.set(target.address, target);
-    }
-    const targets = [...found.values()];
-    for (const target of targets)
+    for (const target of this.#call(unresolved)) found.push({ target, ifunc: true });
+    for (const { target } of found)
       if (target.unresolved === undefined) this.#known.set(target.address, target);
-    return targets;
+    return found;
   }
 
   /**

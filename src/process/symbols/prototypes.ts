@@ -29,8 +29,8 @@ export interface ModuleTypesOptions {
 
 const TIME_LIMIT_MS = 20_000;
 
-/** Types that were looked for in this run, by build: `null` where there are none. */
-const known = new Map<string, Btf | null>();
+/** Types that were looked for in this run, by build: `null` where there are none. Kept while somebody uses them. */
+const known = new Map<string, WeakRef<Btf> | null>();
 
 /** The types of the program or library at `path`; `undefined` where it has none. Seconds the first time. */
 export function moduleTypes(path: string, options: ModuleTypesOptions = {}): Btf | undefined {
@@ -38,12 +38,11 @@ export function moduleTypes(path: string, options: ModuleTypesOptions = {}): Btf
     const elf = ElfFile.open(path);
     try {
       const key = keyOf(elf);
-      let types = known.get(key);
-      if (types === undefined) {
-        types = typesOf(elf, key, options) ?? null;
-        known.set(key, types);
-      }
-      return types ?? undefined;
+      const kept = known.get(key);
+      if (kept === null) return undefined;
+      const types = kept?.deref() ?? typesOf(elf, key, options);
+      if (kept?.deref() === undefined) known.set(key, types === undefined ? null : new WeakRef(types));
+      return types;
     } finally {
       elf.close();
     }

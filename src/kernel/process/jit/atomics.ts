@@ -27,8 +27,13 @@ export function emitAtomic(e: Emitter, index: number, operation: Atomic): void {
       if (size === 4) a.mov(rax, rax, 4);
       return;
     default:
-      if (!fetch) a.lock(name, where, e.plan.immediates.get(index) ?? homeOf(src), size);
-      else if (name === 'add') a.lockXadd(where, e.target(src), size);
+      if (!fetch) {
+        const operand = e.plan.immediates.get(index) ?? homeOf(src);
+        // Of one thread's own: one instruction is enough, as a signal can't come in the middle of it.
+        if (e.program.ownAtomics.get(index) === true && e.env.sharesPerCpu !== true)
+          a[name](where, operand, size);
+        else a.lock(name, where, operand, size);
+      } else if (name === 'add') a.lockXadd(where, e.target(src), size);
       else emitFetchBitwise(e, index, name, size);
   }
 }

@@ -130,7 +130,7 @@ describe('the code', () => {
     const { values } = counts as typeof counts & { values: bigint };
     const { text } = read(code);
     expect(text.slice(0, text.indexOf('ret') + 1)).toEqual([
-      'mov rax,[rdi-10h]',
+      'mov rax,[rdi-8]',
       'mov rax,[rax+8]',
       'mov [rsp-4],eax',
       'mov eax,[rsp-4]',

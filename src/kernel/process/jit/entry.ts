@@ -22,27 +22,19 @@ import { emitStatistics } from './statistics.js';
 
 /** Writes what comes before the main function; the label is where tail calls enter. */
 export function emitEntry(e: Emitter): Label {
-  const { statistics } = e.env;
-  if (statistics !== undefined) {
-    const body = e.a.label();
-    emitStatistics(e, statistics, body);
-    e.a.bind(body);
-  }
-  return emitBody(e);
-}
-
-function emitBody(e: Emitter): Label {
   const { a, env } = e;
   const { faults, tailCalls } = e.program.needs;
   // Who may be gone on in by a program that must not be entered again must not be entered again either.
   const guard = e.program.needs.guard || tailCalls;
   const thread = guard || e.program.needs.thread;
   const main = e.entryOf(0);
-  const tailEntry = a.here();
   if (!faults && !thread) {
+    emitTimed(e, main);
+    const tailEntry = a.here();
     a.bind(main);
     return tailEntry;
   }
+  const tailEntry = a.here();
   const absent = a.label();
   const unable = a.label();
   e.apart(() => {
@@ -61,6 +53,7 @@ function emitBody(e: Emitter): Label {
   };
   const search = checks();
   if (!guard) {
+    emitTimed(e, main);
     a.bind(main);
     return tailEntry;
   }
@@ -73,16 +66,24 @@ function emitBody(e: Emitter): Label {
     a.push(0);
     a.mov(rax, rsp);
   }
-  a.call(main);
+  const timed = a.label();
+  a.call(e.env.statistics === undefined ? main : timed);
   if (tailCalls) a.add(rsp, 8);
   a.pop(r9);
   emitGuardLeave(a, r9);
   a.ret();
+  a.bind(timed);
+  emitTimed(e, main);
   const behind = a.here();
   checks();
   a.bind(main);
   e.apart(rare);
   return behind;
+}
+
+/** Counts the run of `main`, which begins behind it, where runs are counted. */
+function emitTimed(e: Emitter, main: Label): void {
+  if (e.env.statistics !== undefined) emitStatistics(e, e.env.statistics, main);
 }
 
 /** Goes to `absent` where nobody would see to a fault. */

@@ -65,6 +65,8 @@ export interface JitEnv {
   readonly tracer?: TracerWords;
   /** where runs that could not be are counted, a u64 */
   readonly missed?: bigint;
+  /** some program looks up values that a per-CPU map has for other threads */
+  readonly sharesPerCpu?: boolean;
   /** where its runs are counted (statistics.ts) */
   readonly statistics?: bigint;
 }

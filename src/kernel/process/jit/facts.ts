@@ -37,6 +37,7 @@ export type ProgramFacts = Pick<
   | 'callMaps'
   | 'keyOffsets'
   | 'atomicOperands'
+  | 'ownAtomics'
   | 'dynamicMaps'
   | 'probeLoads'
   | 'readsUnwritten'
@@ -53,7 +54,8 @@ export type ProgramFacts = Pick<
 
 /** What the verifier found out about `program`. */
 export function factsOf(program: VerifiedProgram): ProgramFacts {
-  const { insns, operations, flow, reached, callMaps, dynamicMaps, keyOffsets, atomicOperands } = program;
+  const { insns, operations, flow, reached, callMaps, dynamicMaps, keyOffsets, atomicOperands, ownAtomics } =
+    program;
   const { subprograms, probeLoads, readsUnwritten, needs, env } = program;
   const { attachType = 'fentry', context } = env;
   const traces = context === undefined;
@@ -66,6 +68,7 @@ export function factsOf(program: VerifiedProgram): ProgramFacts {
     dynamicMaps,
     keyOffsets,
     atomicOperands,
+    ownAtomics,
     subprograms,
     probeLoads,
     readsUnwritten,

@@ -257,6 +257,7 @@ export function factsByHand(
     callMaps,
     keyOffsets: new Map(),
     atomicOperands: new Map(),
+    ownAtomics: new Map(),
     subprograms,
     probeLoads,
     needs: { thread: false, guard: false, faults: false, tailCalls: false, ...found.needs },

@@ -11,8 +11,8 @@ import type { Emitter } from './emitter.js';
 export const STATISTICS = { runs: 0, cycles: 8, size: 16 } as const;
 
 /**
- * Writes the code in front of `body`, where the program itself begins: it leaves rdi alone, and gives back what the
- * program returns.
+ * Writes the code in front of `body`, where the program itself begins: it leaves rdi and r9 alone, and gives back what
+ * the program returns.
  */
 export function emitStatistics(e: Emitter, counters: bigint, body: Label): void {
   const { a } = e;
@@ -22,8 +22,11 @@ export function emitStatistics(e: Emitter, counters: bigint, body: Label): void 
     a.or(rax, rdx);
   };
   for (const register of [rax, rcx, rdx]) e.changing(register);
+  // rax may say where tail calls are counted.
+  a.mov(rcx, rax);
   readCounter();
   a.push(rax);
+  a.mov(rax, rcx);
   a.call(body);
   a.pop(rcx);
   a.push(rax);

@@ -72,7 +72,8 @@ export function fits(
 ): boolean {
   const layout = program.context.layout === 'registers' ? OPAQUE_LAYOUT : callLayout(prototype);
   if (program.context.layout === 'prototype') {
-    for (const position of program.accessedArgs) {
+    // What is read by number is checked when it is read.
+    for (const position of program.typedArgs ?? program.accessedArgs) {
       const [wanted, there] = [program.context.args[position], layout.args[position]];
       if (wanted === undefined || there?.first !== wanted.first || there.count !== wanted.count) return false;
     }

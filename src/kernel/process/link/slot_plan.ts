@@ -90,6 +90,7 @@ export function planSlot(wish: SlotWish, codes: TrampolineCode): SlotPlan {
   const early = loaded.filter(({ attachType }) => attachType === 'fmod_ret' || attachType === 'fsession');
   const context = contextOf(target.prototype, loaded, early);
   const stack = loaded.some(({ needs }) => needs?.stack === true);
+  const depth = stack ? 'stack' : loaded.some(({ needs }) => needs?.record !== false) ? 'record' : 'entry';
   // The trampoline of a nop sled is the same for all programs, and has no more than all need.
   const plain = isPlain(wish) && !(nopSled && (stack || !areRegisters(context.words)));
   const direct = programs.some(p => p.plain);
@@ -100,9 +101,16 @@ export function planSlot(wish: SlotWish, codes: TrampolineCode): SlotPlan {
           words: OPAQUE_LAYOUT.words,
           // A thread in it may find a record that was put in the table after it came: it serves any program.
           clobbers: CALLER_SAVED,
+          depth: 'record',
           record: { returnOffset: site.address - site.function + PATCH_SIZE },
         }
-      : { words: context.words, clobbers: clobbersOf(wish), stack, record: 'slot' };
+      : {
+          words: context.words,
+          clobbers: clobbersOf(wish),
+          depth,
+          single: programs.length === 1,
+          record: 'slot',
+        };
     const trampoline = codes.global(spec);
     const common = { context, trampoline, lists: undefined, listsAt: 0, entryAt: RECORD.size };
     const displacedAt = RECORD.size + CALL_STUB_LENGTH;
@@ -110,7 +118,12 @@ export function planSlot(wish: SlotWish, codes: TrampolineCode): SlotPlan {
     return { ...common, kind: 'global', displacedAt, size: displacedAt + size };
   }
   if (plain) {
-    const spec = { words: context.words, clobbers: clobbersOf(wish), stack, programs: programs.length };
+    const spec = {
+      words: context.words,
+      clobbers: clobbersOf(wish),
+      depth,
+      programs: programs.length,
+    } as const;
     const trampoline = codes.direct(spec);
     const displacedAt = RECORD.size + trampoline.code.length;
     return {

@@ -15,7 +15,7 @@ import { ENTRY, type RecordEntry, writeEntries, writeRecord } from '../kfunc_md/
 import type { LoadedProgram } from '../program.js';
 import { threadsInside } from '../quiet.js';
 import type { Arena, Block } from '../region/arena.js';
-import { type CodeBlock, CodeRegion } from '../region/code_region.js';
+import type { CodeBlock, CodeRegion } from '../region/code_region.js';
 import type { Stop, Stopper } from '../stopper.js';
 import type { ProcessTarget } from '../targets.js';
 import {
@@ -26,16 +26,10 @@ import {
   writeJumpStub,
   writeRecordLoad,
 } from '../trampoline/slot.js';
+import { placeSlots } from './placement.js';
 import { plainEntries } from './program_lists.js';
 import { type PlannedCode, planSlot, type SlotPlan, TrampolineCode } from './slot_plan.js';
 
-/** Room that each region has besides, for the trampolines of later links. */
-const TRAMPOLINE_ROOM = 8 << 10;
-/** A region is not made for fewer bytes. */
-const MIN_REGION = 64 << 10;
-/** One region serves modules that lie no further apart than this. */
-const CLUSTER_SPAN = 0x6000_0000n;
-const LINE = 64;
 const RET = 0xc3;
 
 /** A program and the cookie that it reads at one target. */
@@ -166,60 +160,30 @@ export class Slots {
     }
   }
 
-  /** Chooses a region for each module, planning new ones where none has room within reach. */
-  #assignRegions(wishes: readonly SlotWish[], plans: readonly SlotPlan[]): Map<Module, CodeRegion> {
-    const needs = new Map<Module, { bytes: number; shared: Map<string, PlannedCode> }>();
-    for (const [i, { target }] of wishes.entries()) {
-      const plan = plans[i];
-      if (this.#spareFor(target, plan) !== undefined) continue;
-      let need = needs.get(target.owner);
-      if (need === undefined) {
-        need = { bytes: 0, shared: new Map() };
-        needs.set(target.owner, need);
-      }
-      need.bytes += lines(plan.size);
-      const { key } = plan.trampoline;
-      if (isShared(plan) && !need.shared.has(key)) {
-        need.shared.set(key, plan.trampoline);
-        need.bytes += lines(plan.trampoline.code.length);
-      }
-    }
-    const regionOf = new Map<Module, CodeRegion>();
-    const promised = new Map<CodeRegion, number>();
-    const homeless: Module[] = [];
-    for (const [module, { bytes }] of needs) {
-      const region = this.#regions.find(
-        r =>
-          r.reaches(module.start, module.end) && r.room - (promised.get(r) ?? 0) >= bytes + TRAMPOLINE_ROOM,
-      );
-      if (region === undefined) homeless.push(module);
-      else {
-        regionOf.set(module, region);
-        promised.set(region, (promised.get(region) ?? 0) + bytes);
-      }
-    }
-    homeless.sort((a, b) => (a.start < b.start ? -1 : 1));
-    for (let first = 0; first < homeless.length; ) {
-      let last = first;
-      let { bytes } = needs.get(homeless[first])!;
-      const low = homeless[first].start;
-      while (last + 1 < homeless.length && homeless[last + 1].end - low < CLUSTER_SPAN)
-        bytes += needs.get(homeless[++last])!.bytes;
-      // Half as much again: the next links on the same modules find room.
-      const size = Math.max(MIN_REGION, bytes + (bytes >> 1) + TRAMPOLINE_ROOM);
-      const planned = this.#regions.filter(region => !region.mapped);
-      const region = CodeRegion.plan(this.#stopper.process, size, low, homeless[last].end, planned);
-      this.#regions.push(region);
-      for (const module of homeless.slice(first, last + 1)) regionOf.set(module, region);
-      first = last + 1;
-    }
-    return regionOf;
+  /** Chooses a region for each slot that has no spare place, planning new ones where none has room within reach. */
+  #assignRegions(wishes: readonly SlotWish[], plans: readonly SlotPlan[]): Map<SlotWish, CodeRegion> {
+    const placed = wishes.filter(({ target }, i) => this.#spareFor(target, plans[i]) === undefined);
+    const planOf = new Map(wishes.map((wish, i) => [wish, plans[i]]));
+    const regions = placeSlots(
+      this.#stopper.process,
+      this.#regions,
+      placed.map(wish => {
+        const plan = planOf.get(wish)!;
+        return {
+          module: wish.target.owner,
+          size: plan.size,
+          shared: isShared(plan) ? plan.trampoline : undefined,
+        };
+      }),
+      (region, { key }) => this.#trampolines.get(region)?.has(key) === true,
+    );
+    return new Map(placed.map((wish, i) => [wish, regions[i]]));
   }
 
-  #write(wish: SlotWish, plan: SlotPlan, regionOf: ReadonlyMap<Module, CodeRegion>): Slot {
+  #write(wish: SlotWish, plan: SlotPlan, regionOf: ReadonlyMap<SlotWish, CodeRegion>): Slot {
     const { target, site, programs } = wish;
     const { kind, lists, listsAt, entryAt, displacedAt } = plan;
-    const block = this.#takeSpare(target, plan) ?? regionOf.get(target.owner)!.alloc(plan.size);
+    const block = this.#takeSpare(target, plan) ?? regionOf.get(wish)!.alloc(plan.size);
     const { region } = block;
     const address = region.addressOf(block);
     const entries =
@@ -299,8 +263,6 @@ export class Slots {
     return address;
   }
 }
-
-const lines = (bytes: number): number => (bytes + LINE - 1) & -LINE;
 
 function isShared({ kind }: SlotPlan): boolean {
   return kind === 'global' || kind === 'sled' || kind === 'full';

@@ -14,6 +14,11 @@ import { PAGE_SIZE, planCodeAddress, SharedRegion } from './region.js';
 const SLOT_ALIGN = 64;
 const INT3 = 0xcc;
 
+/** Bytes of a block for `size`. */
+export function roundedSize(size: number): number {
+  return (size + SLOT_ALIGN - 1) & -SLOT_ALIGN;
+}
+
 /** A piece of a code region. */
 export interface CodeBlock {
   readonly region: CodeRegion;
@@ -69,6 +74,11 @@ export class CodeRegion {
     return this.size - this.#used;
   }
 
+  /** Free blocks of a rounded size. */
+  freeBlocks(rounded: number): number {
+    return this.#free.get(rounded)?.length ?? 0;
+  }
+
   /** Bytes of blocks that are not free. */
   get inUse(): number {
     let free = 0;
@@ -83,7 +93,7 @@ export class CodeRegion {
   }
 
   alloc(size: number): CodeBlock {
-    const rounded = (size + SLOT_ALIGN - 1) & -SLOT_ALIGN;
+    const rounded = roundedSize(size);
     const reused = this.#free.get(rounded)?.pop();
     if (reused !== undefined) return { region: this, offset: reused, size: rounded };
     if (rounded > this.room)

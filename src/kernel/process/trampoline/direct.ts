@@ -10,19 +10,20 @@
 import type { WordPlace } from '../../../process/symbols/call_layout.js';
 import { type Assembler, mem, rax, rdi, rsp } from '../../../x86/assembler.js';
 import { ENTRY, RECORD } from '../kfunc_md/record.js';
-import { bit, ContextFrame, placesKey, WORD } from './context_frame.js';
-import { FRAME } from './frame.js';
+import { bit, ContextFrame, placesKey } from './context_frame.js';
+import { FRAME, type FrameDepth } from './frame.js';
+import { emitFrame } from './global.js';
 
 export interface DirectSpec {
   readonly words: readonly WordPlace[];
   readonly clobbers: number;
-  readonly stack: boolean;
+  readonly depth: FrameDepth;
   /** How many programs. */
   readonly programs: number;
 }
 
-export function directSpecKey({ words, clobbers, stack, programs }: DirectSpec): string {
-  return `direct.${placesKey(words)}.${clobbers}.${stack}.${programs}`;
+export function directSpecKey({ words, clobbers, depth, programs }: DirectSpec): string {
+  return `direct.${placesKey(words)}.${clobbers}.${depth}.${programs}`;
 }
 
 /** `lea rax, [rip + …]` with what is `distance` bytes before the end of the instruction. */
@@ -44,21 +45,15 @@ export function emitDirectTrampoline(a: Assembler, spec: DirectSpec, behind: num
   const start = a.length - behind;
   const frame = new ContextFrame(spec.words, spec.clobbers | bit(rax) | bit(rdi));
   frame.emitSave(a, 0);
-  emitAddressBefore(a, a.length + ADDRESS_LENGTH - start);
-  const bottom = spec.stack ? FRAME.stack : FRAME.entry;
-  a.push(rax);
-  a.add(rax, RECORD.entry);
-  a.push(rax);
-  if (spec.stack) {
-    a.lea(rdi, mem(rsp, frame.size + 2 * WORD));
-    a.push(rdi);
-  }
+  emitAddressBefore(a, a.length + ADDRESS_LENGTH - start - RECORD.entry);
+  emitFrame(a, spec.depth, frame.size);
+  const bottom = FRAME[spec.depth];
   a.lea(rdi, mem(rsp, -bottom));
   a.callReg(mem(rax, ENTRY.bpfFunc));
   for (let i = 1; i < spec.programs; i++) {
-    a.mov(rax, mem(rsp, FRAME.record - bottom));
-    a.mov(rax, mem(rax, RECORD.more));
-    if (i > 1) a.add(rax, (i - 1) * ENTRY.size);
+    a.mov(rax, mem(rsp, FRAME.entry - bottom));
+    if (i === 1) a.mov(rax, mem(rax, RECORD.more - RECORD.entry));
+    else a.add(rax, ENTRY.size);
     a.mov(mem(rsp, FRAME.entry - bottom), rax);
     a.lea(rdi, mem(rsp, -bottom));
     a.callReg(mem(rax, ENTRY.bpfFunc));

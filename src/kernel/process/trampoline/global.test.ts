@@ -77,7 +77,7 @@ function rig(
       a.mov(rax, mem(rdi, 8 * i));
       a.mov(mem(r11, 16 + 8 * i), rax);
     }
-  if (spec.stack === true) {
+  if (spec.depth === 'stack') {
     a.mov(rax, mem(rdi, FRAME.stack));
     a.mov(rax, mem(rax));
     a.movImm64(r10, returned.address);
@@ -159,7 +159,10 @@ for (const [what, record] of [
 ] as const)
   for (const programs of [1, 2, 4])
     test(`${what}, ${programs} programs run in order with their cookies and arguments, and no register changes`, () => {
-      const { changed, notes } = rig({ words: REGISTERS, clobbers: CLOBBERS, record }, programs).run();
+      const { changed, notes } = rig(
+        { words: REGISTERS, clobbers: CLOBBERS, depth: 'record', record },
+        programs,
+      ).run();
       expect(changed).toEqual([]);
       expect(notes.map(n => n[0])).toEqual([100n, 101n, 102n, 103n].slice(0, programs));
       for (const n of notes) expect(n.slice(2)).toEqual(ARGUMENTS);
@@ -167,7 +170,7 @@ for (const [what, record] of [
     });
 
 test('without arguments to lay out, registers are still preserved', () => {
-  const { changed, notes } = rig({ words: [], clobbers: CLOBBERS, record: 'slot' }, 2).run();
+  const { changed, notes } = rig({ words: [], clobbers: CLOBBERS, depth: 'record', record: 'slot' }, 2).run();
   expect(changed).toEqual([]);
   expect(notes.map(n => n.slice(0, 2))).toEqual([
     [100n, 0x4000n],
@@ -177,7 +180,7 @@ test('without arguments to lay out, registers are still preserved', () => {
 
 test('fewer arguments than registers are laid out, and the others are preserved', () => {
   const { changed, notes } = rig(
-    { words: REGISTERS.slice(0, 2), clobbers: CLOBBERS, record: 'slot' },
+    { words: REGISTERS.slice(0, 2), clobbers: CLOBBERS, depth: 'record', record: 'slot' },
     1,
   ).run();
   expect(changed).toEqual([]);
@@ -186,7 +189,7 @@ test('fewer arguments than registers are laid out, and the others are preserved'
 
 test('where a program needs it, ctx - 24 is the address of the word with the return address, for every program', () => {
   const { changed, notes, stackWords } = rig(
-    { words: REGISTERS, clobbers: CLOBBERS, record: 'slot', stack: true },
+    { words: REGISTERS, clobbers: CLOBBERS, record: 'slot', depth: 'stack' },
     3,
   ).run();
   expect(changed).toEqual([]);
@@ -199,7 +202,7 @@ test('where a program needs it, ctx - 24 is the address of the word with the ret
 test('a trampoline for a program that spoils little saves little', () => {
   const size = (clobbers: number): number => {
     const a = new Assembler();
-    emitGlobalTrampoline(a, { words: [], clobbers, record: 'slot' }, 0n);
+    emitGlobalTrampoline(a, { words: [], clobbers, depth: 'record', record: 'slot' }, 0n);
     return a.length;
   };
   expect(size(0)).toBeLessThan(size(CLOBBERS) - 10);

@@ -17,7 +17,7 @@ import { type Assembler, mem, r10, r11, rax, rcx, rdi, rdx, rsp } from '../../..
 import { ENTRY, RECORD } from '../kfunc_md/record.js';
 import { emitTableLookup } from '../kfunc_md/table.js';
 import { bit, ContextFrame, placesKey, WORD } from './context_frame.js';
-import { FRAME } from './frame.js';
+import { FRAME, type FrameDepth } from './frame.js';
 
 /** `call rel32`. */
 export const CALL_LENGTH = 5;
@@ -32,15 +32,29 @@ export interface TrampolineSpec {
   readonly words: readonly WordPlace[];
   /** Caller-saved registers that the programs change, a mask of 1 << register number. */
   readonly clobbers: number;
-  /** A program reads where the function's return address is. */
-  readonly stack?: boolean;
+  /** What programs read below the context: the last word of the frame. */
+  readonly depth: FrameDepth;
+  /** The record has one program. */
+  readonly single?: boolean;
   /** The record is before the slot's call, or is looked up: then how far the return address is past the function. */
   readonly record: 'slot' | { readonly returnOffset: number };
 }
 
 /** Two specs with one key share a trampoline. */
-export function specKey({ words, clobbers, stack, record }: TrampolineSpec): string {
-  return `${placesKey(words)}.${clobbers}.${stack === true}.${record === 'slot' ? 'slot' : record.returnOffset}`;
+export function specKey({ words, clobbers, depth, single, record }: TrampolineSpec): string {
+  const from = record === 'slot' ? 'slot' : record.returnOffset;
+  return `${placesKey(words)}.${clobbers}.${depth}.${single === true}.${from}`;
+}
+
+/** Pushes the words of the frame. rax = the entry that runs first; `stackWord`: bytes from rsp up to the return address. */
+export function emitFrame(a: Assembler, depth: FrameDepth, stackWord: number): void {
+  a.push(rax);
+  if (depth === 'entry') return;
+  a.lea(rdi, mem(rax, -RECORD.entry));
+  a.push(rdi);
+  if (depth === 'record') return;
+  a.lea(rdi, mem(rsp, stackWord - FRAME.record));
+  a.push(rdi);
 }
 
 /**
@@ -65,23 +79,24 @@ export function emitGlobalTrampoline(a: Assembler, spec: TrampolineSpec, tableRo
   const absent = a.label();
   const further = a.label();
   const done = a.label();
-  if (spec.record === 'slot') a.sub(rax, RETURN_TO_RECORD);
+  if (spec.record === 'slot') a.sub(rax, RETURN_TO_RECORD - RECORD.entry);
   else {
     a.sub(rax, spec.record.returnOffset);
     emitTableLookup(a, tableRoot, rax, rax, absent);
+    a.add(rax, RECORD.entry);
   }
-  // ctx - 8 and ctx - 16, and ctx - 24 where it is asked for: see frame.ts.
-  const bottom = spec.stack === true ? FRAME.stack : FRAME.entry;
+  emitFrame(a, spec.depth, frame.size + WORD);
+  const bottom = FRAME[spec.depth];
   const entry = mem(rsp, FRAME.entry - bottom);
-  a.push(rax);
-  a.add(rax, RECORD.entry);
-  a.push(rax);
-  if (spec.stack === true) {
-    a.lea(rdi, mem(rsp, frame.size + WORD - FRAME.entry));
-    a.push(rdi);
-  }
   a.lea(rdi, mem(rsp, -bottom));
   a.callReg(mem(rax, ENTRY.bpfFunc));
+  if (spec.single === true) {
+    a.add(rsp, -bottom);
+    if (lookup) a.bind(absent);
+    frame.emitRestore(a);
+    a.ret();
+    return;
+  }
   a.mov(rax, entry);
   a.mov(rax, mem(rax, RECORD.more - RECORD.entry));
   a.test(rax, rax);

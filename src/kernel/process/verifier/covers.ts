@@ -16,6 +16,7 @@ export class Comparison {
   loose = false;
   private readonly olds: number[] = [];
   private readonly nows: number[] = [];
+  private readonly links: { readonly old: number; readonly now: number; readonly distance: number }[] = [];
   private readonly facts: Facts;
   /** everything matters: the states are the same where it holds both ways */
   private readonly exact: boolean;
@@ -102,11 +103,18 @@ export class Comparison {
     return true;
   }
 
-  /** Numbers known to be the same must be the same now; one that is no copy of another stands for itself. */
+  /**
+   * Numbers known to be the same, at a distance, must be so now. They may be the same as others besides: that only
+   * makes fewer of what may be.
+   */
   private scalarIds(old: Scalar, now: Scalar): boolean {
     if (old.id === 0) return true;
-    if (now.id !== 0 && now.delta !== old.delta) return false;
-    return this.ids(old.id, now.id === 0 ? -1 - this.olds.length : now.id);
+    const distance = now.delta - old.delta;
+    for (const link of this.links) {
+      if (link.old === old.id) return now.id !== 0 && link.now === now.id && link.distance === distance;
+    }
+    this.links.push({ old: old.id, now: now.id, distance });
+    return true;
   }
 
   private scalars(old: Scalar, now: Scalar, precise: boolean): boolean {

@@ -3,11 +3,12 @@
  * `check_mem_access`), and what a load finds there.
  */
 
+import { isPerCpu, MAP_TYPE } from '../../../bpf/map_type.js';
 import type { AccessSize } from '../../../bpf/operation.js';
 import { loadTyped, valueOfType } from './btf_access.js';
 import { type AttachType, attachTypeOf, contextLayout, type MapSpec } from './environment.js';
 import { isConstantMap, isReadable, isWritable, LOCK_SIZE, lockOffset } from './map_fields.js';
-import type { Step } from './path.js';
+import { note, type Step } from './path.js';
 import { constant, isConstant, type Scalar, UNKNOWN, unknownOf, withId } from './scalar.js';
 import { scalarSignExtend } from './scalar_alu.js';
 import { loadStack, storeStack } from './stack_access.js';
@@ -47,9 +48,16 @@ function named(pointer: MemoryPointer): string {
   return pointer.kind === 'map_key' ? 'map key' : 'memory';
 }
 
-/** Refuses to read or write memory that is not for that. */
-export function checkMemoryUse(step: Step, register: number, pointer: MemoryPointer, write: boolean): void {
+/** Refuses to read or write memory that is not for that. An atomic writes by one instruction. */
+export function checkMemoryUse(
+  step: Step,
+  register: number,
+  pointer: MemoryPointer,
+  write: boolean | 'atomic',
+): void {
   const { map } = pointer;
+  if (write === true && pointer.kind === 'map_value' && map !== undefined && isPerCpu(map.type))
+    step.findings.storesPerCpu = true;
   if (write && (pointer.kind === 'rdonly_mem' || pointer.kind === 'map_key')) {
     step.fail('EACCES', `R${register} cannot write into ${pointer.kind}`, register);
   }
@@ -205,10 +213,18 @@ export function checkStore(step: Step, size: AccessSize, stored: Value, src: num
   step.fail('EACCES', `R${dst} invalid mem access '${kindName(pointer)}'`, dst);
 }
 
+/** A value that belongs to the thread alone, as nobody looks up those of other threads. */
+function isOwnValue({ env }: Step, pointer: Value): boolean {
+  if (!isMemory(pointer) || pointer.kind !== 'map_value' || pointer.map === undefined) return false;
+  const { id, type } = pointer.map;
+  return type === MAP_TYPE.PERCPU_ARRAY && env.maps.get(id) === pointer.map;
+}
+
 /** An atomic on `*(size *)(dst + offset)`: what the register that fetches gets. */
 export function checkAtomic(step: Step, size: 4 | 8): Scalar {
   const { dst, offset } = step.insn;
   const pointer = step.read(dst);
+  note(step.findings.ownAtomics, step.index, isOwnValue(step, pointer));
   if (pointer.kind === 'fp') {
     if (!isConstant(pointer.variable)) {
       step.fail('EACCES', 'atomics on the stack need a constant offset', dst);
@@ -224,7 +240,7 @@ export function checkAtomic(step: Step, size: 4 | 8): Scalar {
     pointer.kind !== 'map_key' &&
     pointer.kind !== 'rdonly_mem'
   ) {
-    checkMemoryUse(step, dst, pointer, true);
+    checkMemoryUse(step, dst, pointer, 'atomic');
     checkMemoryUse(step, dst, pointer, false);
     checkMemoryRange(step, dst, pointer, offset, size);
     // Across a cache line it would be slow for the whole machine, and Linux may kill the process for it.

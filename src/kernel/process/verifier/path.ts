@@ -37,6 +37,10 @@ export class Findings {
   readonly keyOffsets = new Map<number, number | undefined>();
   /** the operand of each atomic; `undefined` where that varies */
   readonly atomicOperands = new Map<number, bigint | undefined>();
+  /** whether each atomic is on a value of a per-CPU array, the thread's own */
+  readonly ownAtomics = new Map<number, boolean | undefined>();
+  /** whether values of per-CPU maps are written by anything but atomics */
+  storesPerCpu = false;
   /** by index of instruction: 1 a load through a pointer that may be bad, 2 through one that is good */
   readonly loads: Uint8Array;
   /** the subprogram that each call of a callback helper calls, by index of instruction */

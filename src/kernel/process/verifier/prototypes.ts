@@ -179,6 +179,13 @@ export function prototypeOf(id: number): HelperPrototype | undefined {
   return PROTOTYPES.get(id);
 }
 
+const TRACE_PRINTK = 6;
+
+/** How many of r1 to r5 helper `id` reads at most; `undefined` where any may be. */
+export function argumentCountOf(id: number): number | undefined {
+  return id === TRACE_PRINTK ? undefined : PROTOTYPES.get(id)?.args.length;
+}
+
 /** The helpers that exist here, by number. */
 export function prototypes(): ReadonlyMap<number, HelperPrototype> {
   return PROTOTYPES;

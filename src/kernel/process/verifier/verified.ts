@@ -24,6 +24,8 @@ export interface VerifiedSubprogram {
 export interface ProgramNeeds {
   /** a helper walks the stack: `[ctx-24]` */
   readonly stack: boolean;
+  /** a helper reads the record of the traced function */
+  readonly record: boolean;
   /** the thread's block: per-CPU maps, its number, its id */
   readonly thread: boolean;
   /** it must not be entered again on the same thread */
@@ -46,6 +48,7 @@ export interface WalkStatistics {
 // Helpers by what they need.
 const READS_ANY_MEMORY = [4, 6, 27, 45, 67, 112, 113, 114, 115, 148, 165, 177];
 const WALKS_STACK = [27, 67];
+const READS_RECORD = [173, 183, 185];
 const KNOWS_THREAD = [6, 7, 8, 14, 16, 25, 156, 157, 177];
 const SPIN_LOCK = 93;
 const TAIL_CALL = 12;
@@ -53,6 +56,7 @@ const TASK_STORAGE_GET = 156;
 
 class Verified {
   readonly #proved = true;
+  readonly #storesPerCpu: boolean;
   readonly insns: readonly BpfInsn[];
   /** what each instruction means */
   readonly operations: readonly Operation[];
@@ -83,6 +87,11 @@ class Verified {
   readonly keyOffsets: ReadonlyMap<number, number>;
   /** what the source register of an atomic holds, if always the same number; by index of instruction */
   readonly atomicOperands: ReadonlyMap<number, bigint>;
+  /**
+   * By index of instruction: atomics on the thread's own value of a per-CPU array, which no other thread sees unless some
+   * program looks up the values of other threads.
+   */
+  readonly ownAtomics: ReadonlyMap<number, boolean>;
   /** by index of instruction: 1 for a load through a pointer that may be bad, which must give 0 then */
   readonly probeLoads: Uint8Array;
   /** the subprogram that a call of bpf_loop or bpf_for_each_map_elem calls back, by index of instruction */
@@ -126,6 +135,8 @@ class Verified {
     this.dynamicMaps = findings.dynamicMaps;
     this.keyOffsets = certain(findings.keyOffsets);
     this.atomicOperands = certain(findings.atomicOperands);
+    this.ownAtomics = certain(findings.ownAtomics);
+    this.#storesPerCpu = findings.storesPerCpu;
     this.probeLoads = findings.loads.map(kind => (kind === 1 ? 1 : 0));
     this.callbacks = findings.callbacks;
     this.reached = reached;
@@ -139,11 +150,17 @@ class Verified {
     const calls = (ids: readonly number[]): boolean => ids.some(id => this.usedHelpers.includes(id));
     const maps = [...this.callMaps.values(), ...this.usedMaps];
     const perCpu = maps.some(map => isPerCpu(map.type) || (map.innerMap && isPerCpu(map.innerMap.type)));
+    // What only adds to the thread's own numbers, each time with one instruction, may be entered again.
+    const adds =
+      !this.#storesPerCpu &&
+      !maps.some(map => map.innerMap !== undefined) &&
+      maps.every(map => !isPerCpu(map.type) || map.type === MAP_TYPE.PERCPU_ARRAY);
     const storage = maps.some(map => map.type === MAP_TYPE.TASK_STORAGE);
     return {
       stack: calls(WALKS_STACK),
+      record: calls(READS_RECORD) || calls(WALKS_STACK),
       thread: perCpu || storage || calls(KNOWS_THREAD),
-      guard: perCpu || calls([SPIN_LOCK, TASK_STORAGE_GET]),
+      guard: (perCpu && !adds) || calls([SPIN_LOCK, TASK_STORAGE_GET]),
       faults: calls(READS_ANY_MEMORY) || this.probeLoads.includes(1),
       tailCalls: calls([TAIL_CALL]),
     };

@@ -59,6 +59,8 @@ export class Walk {
   private parent: Node | undefined;
   private sinceState = 0;
   private branchesSinceState = 0;
+  /** the path was put aside, and has not moved yet: others like it wait, or will come */
+  private resumed = false;
 
   /** `widens`: numbers that grow in loops that end by themselves are taken to grow on; else every round is walked. */
   constructor(program: Program, facts: Facts, log: Log, widens: boolean) {
@@ -108,6 +110,7 @@ export class Walk {
       this.parent = next.parent;
       const mark = this.log.mark();
       if (next.from >= 0) this.log.branch(next.from, this.slotOf(next.index), next.state);
+      this.resumed = next.parent !== undefined;
       this.walkPath(next.index, next.state);
       this.log.rewind(mark);
       endPath(this.parent);
@@ -173,7 +176,9 @@ export class Walk {
     if (this.always[index] === 1) this.pruning.settleLoop(index, step.state);
     const enough =
       this.sinceState >= INSTRUCTIONS_BETWEEN_STATES && this.branchesSinceState >= BRANCHES_BETWEEN_STATES;
-    if (enough || this.always[index] === 1 || this.env.rememberOften === true) {
+    const { resumed } = this;
+    this.resumed = false;
+    if (enough || resumed || this.always[index] === 1 || this.env.rememberOften === true) {
       this.parent = this.pruning.remember(index, step.state, this.parent);
       this.sinceState = 0;
       this.branchesSinceState = 0;
