@@ -34,9 +34,12 @@ async function benchJson(rows: readonly string[], folder: string): Promise<Row[]
   return JSON.parse(done.stdout) as Row[];
 }
 
-/** The traced programs' folders that a run has left. */
-const leftFolders = (): string[] =>
-  readdirSync(tmpdir()).filter(name => name.startsWith('multitrace-bench-'));
+/** A folder for what a run makes, gone after the test. */
+function ownFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'bench-test-'));
+  onTestFinished(() => rmSync(folder, { recursive: true }));
+  return folder;
+}
 
 function result(name: string, ...ns: number[]): Result {
   return { name, what: '', group: 'ours', samples: new Map(ns.map((value, round) => [round, value])) };
