@@ -103,7 +103,7 @@ describe.skipIf(noGcc)(`bench${noGcc === undefined ? '' : `, which needs gcc: ${
 
   test('Ctrl-C ends it with what it has, and nothing of it goes on', { timeout: 120_000 }, async () => {
     const folder = ownFolder();
-    const running = startMultitrace(['bench', 'target-count*', '--seconds', '30', '--json'], {
+    const running = startMultitrace(['bench', 'target-count*', '--seconds', '6', '--json'], {
       env: { ...process.env, TMPDIR: folder },
     });
     onTestFinished(() => running.stop());
