@@ -34,6 +34,8 @@ export type Way = keyof typeof WAYS;
 /** One attachment. */
 export interface AttachSample {
   readonly attachMs: number;
+  /** Of the processor, in our process and in the kernel for it, all its threads. */
+  readonly processorMs: number;
   readonly detachMs: number;
   /** The longest time between two readings of the clock by a thread of the process. */
   readonly gapMs: number;
@@ -203,9 +205,11 @@ async function attachOnce(
     await target.ask('gap');
     const kernelOwn = way.startsWith('uprobe');
     const before = memoryOf(target.pid, kernelOwn);
+    const cpuFrom = process.cpuUsage();
     const from = performance.now();
     const held = attachers[way](machine, target.pid, functions);
     const attachMs = performance.now() - from;
+    const { user, system } = process.cpuUsage(cpuFrom);
     const gapMs = Number(await target.ask('gap')) / 1e6;
     const bytes = memoryOf(target.pid, kernelOwn) - before;
     await target.ask('unwatch');
@@ -217,7 +221,7 @@ async function attachOnce(
     const seen = held.count();
     if (seen !== made)
       throw new BpfError('EIO', `${name} saw ${seen} of ${made} calls: the benchmark is not valid`);
-    return { attachMs, detachMs, gapMs, pauseMs: held.pauseMs, bytes };
+    return { attachMs, processorMs: (user + system) / 1000, detachMs, gapMs, pauseMs: held.pauseMs, bytes };
   } finally {
     machine.close();
     await target.end();
