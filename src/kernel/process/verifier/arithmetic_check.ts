@@ -23,7 +23,7 @@ const FARTHEST = 0x7fff_ffffn;
 function copied(step: Step, register: number, value: Scalar): Scalar {
   if (isConstant(value)) return value;
   // One that is already at a distance from others begins anew: it is what a loop adds to next.
-  if (value.id !== 0 && value.delta === 0) return value;
+  if (value.id !== 0 && value.delta === 0 && !value.narrow) return value;
   const linked = withId(value, step.findings.newId());
   step.state.set(register, linked);
   return linked;
@@ -44,11 +44,11 @@ function checkMov(step: Step, operation: Operation & { kind: 'mov' }): Value {
 }
 
 /** `result`, which stays linked to the copies of `left` where a constant was added to it; once, or loops would not end. */
-function distant(name: BinaryName, left: Scalar, right: Scalar, result: Scalar): Scalar {
+function distant(name: BinaryName, left: Scalar, right: Scalar, result: Scalar, narrow: boolean): Scalar {
   if ((name !== 'add' && name !== 'sub') || !isConstant(right) || isConstant(result)) return result;
   const { smin } = right;
-  if (left.delta !== 0 || smin > FARTHEST || smin < -FARTHEST) return result;
-  return withId(result, left.id, name === 'add' ? Number(smin) : -Number(smin));
+  if (left.delta !== 0 || left.narrow || smin > FARTHEST || smin < -FARTHEST) return result;
+  return withId(result, left.id, name === 'add' ? Number(smin) : -Number(smin), narrow);
 }
 
 function checkBinary(step: Step, operation: Operation & { kind: 'alu' }): Value {
@@ -67,7 +67,7 @@ function checkBinary(step: Step, operation: Operation & { kind: 'alu' }): Value 
     if (!operation.immediate && insn.src === insn.dst && (name === 'sub' || name === 'xor'))
       return constant(0);
     const result = scalarBinary(name, width, left, right);
-    return width === 64 && left.id !== 0 ? distant(name, left, right, result) : result;
+    return left.id !== 0 ? distant(name, left, right, result, width === 32) : result;
   }
   if (left.kind === 'scalar')
     return checkPointer(step, operation, insn.src, right as Pointer, insn.dst, left, true);
