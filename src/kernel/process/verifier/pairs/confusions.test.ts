@@ -286,6 +286,23 @@ const PAIRS: readonly Rule[] = [
     because: OUTSIDE,
   },
   {
+    name: 'a copy of a sum is bounded with it',
+    accept: index((p, out) =>
+      p.mov32(R7, R7).mov32(R2, R7).add32(R7, 1).mov32(R3, R7).jump32('ge', R2, 31, out).mov(R7, R3),
+    ),
+    refuse: index((p, out) =>
+      p
+        .mov32(R7, R7)
+        .mov32(R2, R7)
+        .add32(R7, 1)
+        .mov32(R3, R7)
+        .add32(R3, 1)
+        .jump32('ge', R2, 31, out)
+        .mov(R7, R3),
+    ),
+    because: OUTSIDE,
+  },
+  {
     name: 'a sum of 32 bits says nothing of the upper half',
     accept: index((p, out) =>
       p
