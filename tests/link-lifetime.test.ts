@@ -136,6 +136,9 @@ describe.skipIf(lacking !== undefined)('programs', () => {
     expect(() => one.kernel.linkCreate({ prog: other, target })).toThrow(/is not loaded into process/);
     const link = one.kernel.linkCreate({ prog: mine, target, cookie: 2n ** 64n - 1n });
     expect(() => link.update(other)).toThrow(/is not loaded into process/);
+    const array = one.kernel.mapCreate({ type: 3, name: 'jumps', keySize: 4, valueSize: 4, maxEntries: 1 });
+    expect(() => array.updateObject!(new Uint8Array(4), other)).toThrow(/loaded in the process/);
+    array.updateObject!(new Uint8Array(4), mine);
     for (const cookie of [-1n, 2n ** 64n])
       expect(() => one.kernel.linkCreate({ prog: mine, target, cookie })).toThrow(
         /cookie -?\d+ of eight:counted is no unsigned number of 64 bits/,

@@ -229,7 +229,10 @@ export class ProcessKernel implements Kernel {
   }
 
   mapCreate(attr: MapCreateAttr): BpfMap {
-    const map = createMap(attr, this.#nextId++, this.#arena, this.#runtime.mapSupport);
+    const map = createMap(attr, this.#nextId++, this.#arena, {
+      ...this.#runtime.mapSupport,
+      isLoaded: program => this.#programs.has(program as LoadedProgram),
+    });
     this.#maps.set(map.id, map);
     return map;
   }
