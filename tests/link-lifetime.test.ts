@@ -110,7 +110,9 @@ describe.skipIf(lacking !== undefined)('programs', () => {
       prog.free();
       expect(await eight.say('spin 100')).toBe('spun 100');
       link.detach();
-      expect(() => kernel.linkCreate({ prog, target })).toThrow(/program nothing was freed/);
+      expect(() => kernel.linkCreate({ prog, target })).toThrow(
+        /program nothing is not loaded into process \d+, or was freed/,
+      );
       await new Promise(resolve => setTimeout(resolve, 10));
     }
     // Freed at a quiet stop, which comes with a later change or a quarter of a second after.
@@ -121,6 +123,24 @@ describe.skipIf(lacking !== undefined)('programs', () => {
       return places.has(prog.jited!.address);
     }, 'its place is used again');
     await eight.end();
+  });
+
+  test('programs of another process, and cookies that are no u64, are refused', async () => {
+    const [one, two] = [await openEight(), await openEight()];
+    const [mine, other] = [one, two].map(({ kernel }) =>
+      kernel.progLoad({ name: 'nothing', attachType: 'fentry', insns: nothing(), maps: [] }),
+    );
+    const [target] = one.kernel.functions(SelectorSet.parse(['counted']));
+    expect(() => one.kernel.linkCreate({ prog: other, target })).toThrow(/is not loaded into process/);
+    const link = one.kernel.linkCreate({ prog: mine, target, cookie: 2n ** 64n - 1n });
+    expect(() => link.update(other)).toThrow(/is not loaded into process/);
+    for (const cookie of [-1n, 2n ** 64n])
+      expect(() => one.kernel.linkCreate({ prog: mine, target, cookie })).toThrow(
+        /cookie -?\d+ of eight:counted is no unsigned number of 64 bits/,
+      );
+    expect(await one.say('spin 10')).toBe('spun 10');
+    await one.end();
+    await two.end();
   });
 
   test('a program array holds its programs, and a program its maps', async () => {

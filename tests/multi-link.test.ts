@@ -11,6 +11,7 @@ import { describe, expect, test, vi } from 'vitest';
 import type { BpfLink } from '../src/kernel/kernel.js';
 import { randomNumbers } from '../src/kernel/process/maps/fixture.js';
 import { BpfObject } from '../src/libbpf/object.js';
+import type { ObjectProgram } from '../src/libbpf/object_program.js';
 import { Pins } from '../src/libbpf/pins.js';
 import { hasNameTable } from '../src/process/symbols/function_names.js';
 import { SelectorSet } from '../src/process/symbols/selector.js';
@@ -258,6 +259,20 @@ describe.skipIf(lacking !== undefined)('targets and cookies', () => {
   });
 });
 
+/** Never called: the compiler refuses what can't be meant. */
+export function wrongUse(program: ObjectProgram): void {
+  // @ts-expect-error: by two ways at once
+  program.attachMulti({ names: ['eight_1'], addresses: [1n] });
+  // @ts-expect-error: by none
+  program.attachMulti({ skipInvalid: true });
+  // @ts-expect-error: a pattern has no list of cookies
+  program.attachMulti({ selectors: 'eight_*', cookies: [1n] });
+  // @ts-expect-error: a list has no function for its cookies
+  program.attachTracing({ names: ['eight_1'], cookie: () => 1n });
+  // @ts-expect-error: an id says nothing without its module
+  program.attachMulti({ btfIds: [5] });
+}
+
 describe.skipIf(lacking !== undefined)('agreement of types', () => {
   test('the program is verified against the first function; others that do not agree are refused by name, or left out', async () => {
     const eight = await openEight();
@@ -292,6 +307,22 @@ describe.skipIf(lacking !== undefined)('agreement of types', () => {
         else expect(reason, `${name} ${other}`).toBe('prototype');
       expect(await eight.say('call')).toBe(CALLED);
       expect(object.globals.bss.first_calls).toBe(BigInt(1 + good.length));
+    }
+    await eight.end();
+  });
+
+  test('of several selectors, what the first one matches is what the others must agree with', async () => {
+    const eight = await openEight();
+    for (const [selectors, attached] of [
+      // By address `eight_1` is before all others.
+      ['eight_7,eight_*', ['eight_7', 'eight_8']],
+      ['eight_8,eight_7', ['eight_8', 'eight_7']],
+    ] as const) {
+      using object = open('eight', 'takes_node');
+      object.program('takes_node').setTarget(selectors);
+      object.load(eight.kernel);
+      object.attach();
+      expect(object.program('takes_node').link?.targets.map(({ target }) => target.name)).toEqual(attached);
     }
     await eight.end();
   });
@@ -420,6 +451,10 @@ describe.skipIf(lacking !== undefined)('update, info, pin', () => {
       const exit = object.program('exit_one');
       entry.attach();
       exit.attach();
+      using alone = open('update', 'one', 'two');
+      alone.load(eight.kernel);
+      const [target] = eight.kernel.functions(SelectorSet.parse(['counted']));
+      const plain = eight.kernel.linkCreate({ prog: alone.program('one').prog, target });
       const calls = 400_000;
       let done = false;
       const spinning = eight.say(`spin ${calls}`).then(answer => {
@@ -429,6 +464,7 @@ describe.skipIf(lacking !== undefined)('update, info, pin', () => {
       const programs = [
         [entry.link!, object.program('two'), entry],
         [exit.link!, object.program('exit_two'), exit],
+        [plain, alone.program('two'), alone.program('one')],
       ] as const;
       let updates = 0;
       while (!done) {
@@ -442,6 +478,8 @@ describe.skipIf(lacking !== undefined)('update, info, pin', () => {
       expect([bss.first, bss.second].every(count => (count as bigint) > 0n)).toBe(true);
       expect((bss.first as bigint) + (bss.second as bigint)).toBe(BigInt(4 * calls));
       expect((bss.exit_first as bigint) + (bss.exit_second as bigint)).toBe(BigInt(4 * calls));
+      const { first, second } = alone.globals.bss;
+      expect((first as bigint) + (second as bigint)).toBe(BigInt(4 * calls));
       await eight.end();
     });
 

@@ -337,6 +337,13 @@ describe.skipIf(lacking)(`multitrace verify${lacking === undefined ? '' : ` (${l
     expect(accepted).toMatch(/processed 11 insns/);
     const [, every] = await logs('--log', '2');
     expect(every?.split('\n').filter(line => /^\d+: /.test(line))).toHaveLength(12);
+    // What an instruction changed, on the stack too.
+    expect(every).toMatch(/^\d+: \*\(u32 \*\)\(r10 -\d\) = r\d +; fp-8=/m);
+    const statistics = await logs('--log', '4');
+    expect(statistics[0]).toMatch(/^R0 invalid mem access|^BPF_ATOMIC stores into R0/);
+    expect(statistics[1]).toMatch(
+      /^verification time \d+ usec\nprocessed 11 insns \(limit 1000000\) total_states/,
+    );
     const done = await multitrace(['verify', object('null_value'), '--log', '1']);
     expect(done.stdout).toContain('\nlog of on_add2:\n');
   });

@@ -12,6 +12,7 @@ import { TIMED } from './rows.js';
 import { Random } from './statistics.js';
 import { TracedProgram } from './target.js';
 import { TOOLS } from './tools.js';
+import { measureVerifier, VERIFIER_ROWS, type VerifierResult } from './verifier.js';
 import { measureWork, WORKLOADS, type WorkResult } from './work.js';
 
 export interface Measured {
@@ -23,6 +24,7 @@ export interface Measured {
   readonly attaching: readonly AttachResult[];
   readonly work: readonly WorkResult[];
   readonly jit: readonly JitResult[];
+  readonly verifier: readonly VerifierResult[];
 }
 
 export interface SuiteOptions {
@@ -47,6 +49,7 @@ export function allRows(): { name: string; what: string }[] {
     ),
     ...WORKLOADS.map(({ name, what }) => ({ name, what })),
     ...JIT_NAMES.map(name => ({ name, what: 'machine code, and the time to verify and compile it' })),
+    ...VERIFIER_ROWS.map(({ name, what }) => ({ name, what: `verifying 5,000 instructions: ${what}` })),
   ];
 }
 
@@ -92,5 +95,6 @@ export async function runSuite(options: SuiteOptions): Promise<Measured> {
     attaching: await measureAttaching(wanted, setup),
     work: await measureWork(wanted, setup),
     jit: await measureJit(wanted, setup),
+    verifier: measureVerifier(wanted, setup),
   };
 }

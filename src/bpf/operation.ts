@@ -320,6 +320,50 @@ function read(insn: BpfInsn): Operation | string {
   if (!isSigned16(offset)) return `offset ${offset} does not fit 16 bits`;
   if (!isSigned32(imm)) return `immediate ${imm} does not fit 32 bits`;
   if (imm64 !== undefined && insn.opcode !== LD_IMM64) return 'only the 16-byte load has a 64-bit immediate';
+  const known = BY_OPCODE[insn.opcode];
+  // A field that the opcode does not use says something else, or is an error.
+  if (
+    known !== undefined &&
+    (known.src || src === 0) &&
+    (known.offset || offset === 0) &&
+    (known.imm || imm === 0)
+  )
+    return known.operation;
+  const operation = readWhole(insn);
+  if (typeof operation !== 'string') remember(insn, operation);
+  return operation;
+}
+
+/** Operations that the opcode alone tells, once they were met, and the fields that they use besides `dst`. */
+const BY_OPCODE: (
+  | { readonly operation: Operation; readonly src: boolean; readonly offset: boolean; readonly imm: boolean }
+  | undefined
+)[] = new Array(256).fill(undefined);
+
+function remember(insn: BpfInsn, operation: Operation): void {
+  const { opcode } = insn;
+  switch (operation.kind) {
+    case 'alu':
+    case 'mov':
+    case 'branch': {
+      const { immediate, kind } = operation;
+      if (kind !== 'branch' && insn.offset !== 0) return;
+      BY_OPCODE[opcode] = { operation, src: !immediate, offset: kind === 'branch', imm: immediate };
+      return;
+    }
+    case 'load':
+      if (!operation.ordered) BY_OPCODE[opcode] = { operation, src: true, offset: true, imm: false };
+      return;
+    case 'store': {
+      const { immediate, ordered } = operation;
+      if (!ordered) BY_OPCODE[opcode] = { operation, src: !immediate, offset: true, imm: immediate };
+      return;
+    }
+    default:
+  }
+}
+
+function readWhole(insn: BpfInsn): Operation | string {
   const cls = insn.opcode & CLASS_MASK;
   switch (cls) {
     case CLASS.ALU:

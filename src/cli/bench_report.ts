@@ -61,7 +61,7 @@ function attachFields(functions: number, samples: readonly AttachSample[]): Reco
 }
 
 /** The array of `bench --json`. */
-export function jsonRows({ timed, attaching, work, jit }: Measured): JsonRow[] {
+export function jsonRows({ timed, attaching, work, jit, verifier }: Measured): JsonRow[] {
   return [
     ...timed.map(({ name, samples, functions, unavailable }) =>
       row(name, [...samples.values()], unavailable, functions === undefined ? {} : { functions }),
@@ -92,6 +92,17 @@ export function jsonRows({ timed, attaching, work, jit }: Measured): JsonRow[] {
       unavailable: null,
       instructions,
       bytes,
+    })),
+    ...verifier.map(({ name, instructions, processed, firstMs, ms, spread: share }) => ({
+      name,
+      mops: round(processed / (ms * 1000)),
+      nsPerOp: round((ms * 1e6) / processed),
+      spread: round(share),
+      unavailable: null,
+      instructions,
+      processed,
+      verifyMs: round(ms),
+      firstMs: round(firstMs),
     })),
   ];
 }
@@ -211,6 +222,22 @@ function jitTable({ jit }: Measured): string {
   return `${table(lines, [1, 2, 3, 4])}\n`;
 }
 
+function verifierTable({ verifier }: Measured): string {
+  if (verifier.length === 0) return '';
+  const head = ['verifier', 'instructions', 'processed', 'ms', 'spread', 'first ms', 'processed/s', ''];
+  const lines = verifier.map(({ name, what, instructions, processed, firstMs, ms, spread: share }) => [
+    name,
+    grouped(instructions),
+    grouped(processed),
+    digits(ms),
+    percent(share),
+    digits(firstMs),
+    grouped(Math.round(processed / (ms / 1000))),
+    what,
+  ]);
+  return `${table([head, ...lines], [1, 2, 3, 4, 5, 6])}\n`;
+}
+
 function goalTable(goals: readonly Goal[]): string {
   const known = goals.filter(({ measured }) => measured !== undefined);
   if (known.length === 0) return '';
@@ -240,6 +267,7 @@ export function reportText(measured: Measured): string {
     attachTable(measured) +
     workTable(measured) +
     jitTable(measured) +
+    verifierTable(measured) +
     goalTable(goalsOf(timed, attaching))
   );
 }

@@ -10,8 +10,9 @@ import { Beliefs, TooLong } from '../../src/kernel/process/verifier/fixture.js';
 import { MAPS } from '../../src/kernel/process/verifier/rules_fixture.js';
 import { type VerifiedProgram, verifyProgram } from '../../src/kernel/process/verifier/verifier.js';
 import { runInMachine } from '../support/machine.js';
+import { Random } from './random.js';
 import { randomProgram } from './statements.js';
-import { ARGUMENTS, Random } from './writer.js';
+import { ARGUMENTS } from './writer.js';
 
 const RUNS = 2;
 /** Instructions that a walk may take: what loops for long costs the test its time. */

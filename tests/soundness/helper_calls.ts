@@ -5,8 +5,6 @@ import { HELPER } from '../../src/bpf/helpers.js';
 import { MAPS } from '../../src/kernel/process/verifier/rules_fixture.js';
 import { AREA, ARGUMENTS, ASIDE, KEY, OBJECTS, SLOTS, type Writer } from './writer.js';
 
-type Body = (w: Writer, most?: number) => void;
-
 const KEPT = [MAPS.counts, MAPS.wide, MAPS.global, MAPS.perCpu] as const;
 
 /** Looks a key up: r9 points to what is there, or the function ends. */
@@ -47,7 +45,7 @@ function keep(w: Writer): void {
   if (w.free.length > 0 && w.random.once(2)) w.p.mov(w.random.pick(w.free), R0);
 }
 
-export function callHelper(w: Writer, body: Body): void {
+export function callHelper(w: Writer): void {
   const { p, random } = w;
   switch (random.below(13)) {
     case 12:
@@ -88,7 +86,7 @@ export function callHelper(w: Writer, body: Body): void {
       return;
     }
     case 5:
-      reserve(w, body);
+      reserve(w);
       return;
     case 6:
       dynptr(w);
@@ -135,7 +133,7 @@ export function callHelper(w: Writer, body: Body): void {
 }
 
 /** A record of a ring buffer, with statements that fill it. */
-function reserve(w: Writer, body: Body): void {
+function reserve(w: Writer): void {
   const { p, random } = w;
   const aside = ASIDE[w.depth];
   if (aside === undefined) return;
@@ -147,7 +145,7 @@ function reserve(w: Writer, body: Body): void {
   p.jump('eq', R0, 0, out).mov(R9, R0);
   w.region = { size: room, writable: true, stack: false, map: false };
   w.held++;
-  body(w);
+  w.body();
   w.held--;
   w.region = region;
   p.mov(R1, R9).mov(R2, 0);

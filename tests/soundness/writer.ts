@@ -19,31 +19,7 @@ import {
   type Register,
 } from '../../src/bpf/builder.js';
 import type { AccessSize, Condition } from '../../src/bpf/operation.js';
-
-/** Numbers in [0, n) from a seed (mulberry32): program `n` is always the same. */
-export class Random {
-  #state: number;
-
-  constructor(seed: number) {
-    this.#state = seed | 0;
-  }
-
-  readonly below = (n: number): number => {
-    this.#state = (this.#state + 0x6d2b79f5) | 0;
-    let t = Math.imul(this.#state ^ (this.#state >>> 15), 1 | this.#state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) % n;
-  };
-
-  /** Once in `n` times. */
-  once(n: number): boolean {
-    return this.below(n) === 0;
-  }
-
-  pick<T>(items: readonly T[]): T {
-    return items[this.below(items.length)] as T;
-  }
-}
+import type { Random } from './random.js';
 
 /** Offsets of the slots that hold numbers; with what is between them they are what is indexed on the stack. */
 export const SLOTS = [-16, -24, -32, -40, -48, -56] as const;
@@ -54,6 +30,8 @@ export const ASIDE = [-64, -72, -80, -88] as const;
 export const OBJECTS = [-104, -120, -136, -152] as const;
 
 export const ARGUMENTS = 3;
+/** How deep statements stand in statements. */
+export const DEEPEST = 3;
 const CONDITIONS: readonly Condition[] = [
   ...(['eq', 'ne', 'gt', 'ge', 'lt', 'le', 'sgt', 'sge', 'slt', 'sle', 'set'] as const),
 ];
@@ -77,6 +55,9 @@ export interface Region {
   readonly map: boolean;
 }
 
+/** The numbers on the stack. */
+export const STACK_AREA: Region = { size: AREA.size, writable: true, stack: true, map: false };
+
 export class Writer {
   readonly p = new ProgramBuilder();
   readonly random: Random;
@@ -95,8 +76,12 @@ export class Writer {
   /** the end of the function, for those who give up */
   end: ProgramLabel;
 
-  constructor(random: Random, budget: number) {
+  readonly #statement: (w: Writer) => void;
+
+  /** `statement` writes one of any kind. */
+  constructor(random: Random, budget: number, statement: (w: Writer) => void) {
     this.random = random;
+    this.#statement = statement;
     this.budget = budget;
     this.end = this.p.label();
   }
@@ -316,11 +301,28 @@ export class Writer {
     p.bind(out);
   }
 
-  /** Statements in a block of their own; what they change of r9 is put back by those who change it. */
-  block(write: () => void): void {
+  /** Some statements, as the body of another; what they change of r9 is put back by those who change it. */
+  body(most = 3): void {
     this.depth++;
-    write();
+    for (let n = this.depth > DEEPEST ? 1 : 1 + this.random.below(most); n > 0; n--) {
+      if (this.depth > DEEPEST) this.arithmetic();
+      else this.#statement(this);
+    }
     this.depth--;
+  }
+
+  /** All that the budget has. */
+  statements(): void {
+    while (this.budget > 0) this.#statement(this);
+  }
+
+  /** Changes one of the function's numbers. */
+  arithmetic(): void {
+    const { random } = this;
+    if (this.free.length === 0) return;
+    const to = random.pick(this.free);
+    if (random.once(3)) this.number(to);
+    for (let n = 1 + random.below(3); n > 0; n--) this.compute(to);
   }
 
   /** Ends the function that is being written. */

@@ -116,6 +116,7 @@ export class ProcessKernel implements Kernel {
     this.#mark = opened.mark;
     this.#hooks = new Hooks(this.#stopper, this.#targets, this.#arena);
     this.#hooks.addRegion(this.#code);
+    this.#hooks.isLoaded = program => this.#programs.has(program as LoadedProgram);
     this.#hooks.prototypeOf = target => this.prototypeOf(target);
     this.#hooks.onReturns = place => this.#mark.noteReturns(place);
     for (const { address } of places) this.#hooks.reserved.add(address);
@@ -367,6 +368,7 @@ export class ProcessKernel implements Kernel {
   linkCreate(attr: LinkCreateAttr): TracingLink;
   linkCreate(attr: MultiLinkCreateAttr): TracingMultiLink;
   linkCreate(attr: LinkCreateAttr | MultiLinkCreateAttr): TracingLink | TracingMultiLink {
+    this.#hooks.checkLoaded(attr.prog);
     const id = this.#nextId++;
     if ('target' in attr) {
       const { prog, target, cookie = 0n } = attr;

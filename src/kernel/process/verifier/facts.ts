@@ -9,12 +9,11 @@
  */
 
 import type { BpfInsn } from '../../../bpf/instruction.js';
-import { CLASS, FIRST_ARGUMENT, FRAME_POINTER } from '../../../bpf/instruction.js';
-import { liveRegisters, registersRead, registersWritten } from '../../../bpf/liveness.js';
+import { CLASS, FRAME_POINTER } from '../../../bpf/instruction.js';
 import type { Operation } from '../../../bpf/operation.js';
 import { fallsThrough } from './control_flow.js';
 import type { Program } from './program.js';
-import { argumentCountOf } from './prototypes.js';
+import { readAgain } from './read_again.js';
 
 /** Registers that a call does not keep: r0 to r5. */
 const LOST_IN_CALL = 0x3f;
@@ -348,41 +347,6 @@ export class Facts {
       for (const call of this.callers.get(number) ?? []) this.enqueue(call);
     }
   }
-}
-
-/** Registers that are read again, by instruction, before it. */
-function readAgain({ insns, operations, flow, subprograms }: Program): Uint16Array {
-  const reads = Uint16Array.from(insns, (insn, i) => readBy(insn, operations[i] as Operation));
-  const writes = Uint16Array.from(insns, (insn, i) => registersWritten(insn, operations[i] as Operation));
-  for (;;) {
-    const { before } = liveRegisters({
-      length: insns.length,
-      targets: flow.targets,
-      fallsThrough: index => fallsThrough(operations[index] as Operation),
-      reads: index => reads[index] as number,
-      writes: index => writes[index] as number,
-    });
-    // A call reads what the function does that it calls, which may call others.
-    let more = false;
-    for (const [number, { start }] of subprograms.list.entries()) {
-      const wanted = (before[start] as number) & ARGUMENTS;
-      for (let i = 0; wanted !== 0 && i < insns.length; i++) {
-        if (subprograms.named[i] !== number || operations[i]?.kind !== 'call') continue;
-        if ((wanted & ~(reads[i] as number)) === 0) continue;
-        reads[i] = (reads[i] as number) | wanted;
-        more = true;
-      }
-    }
-    if (!more) return before;
-  }
-}
-
-/** The registers that an instruction reads; of a call of the program's own functions none yet. */
-function readBy(insn: BpfInsn, operation: Operation): number {
-  if (operation.kind !== 'call') return registersRead(insn, operation);
-  if (operation.target === 'subprogram') return 0;
-  const args = operation.target === 'helper' ? argumentCountOf(insn.imm) : undefined;
-  return args === undefined ? ARGUMENTS : ((1 << args) - 1) << FIRST_ARGUMENT;
 }
 
 /** Registers of a frame in the middle of a call that are read after it. */

@@ -937,13 +937,16 @@ describe('what a verified program says of itself', () => {
   test('what it needs of the thread', () => {
     expect(verify(end).needs).toEqual({
       stack: false,
+      record: false,
       thread: false,
       guard: false,
       faults: false,
       tailCalls: false,
     });
-    const perCpu = verify(p => end(found(p, MAPS.perCpu)));
+    const perCpu = verify(p => end(found(p, MAPS.perCpu).store(8, R0, 0, 1)));
     expect(perCpu.needs).toMatchObject({ thread: true, guard: true });
+    const atomic = verify(p => end(found(p, MAPS.perCpu).mov(R1, 1).atomicAdd(8, R0, 0, R1)));
+    expect(atomic.needs).toMatchObject({ thread: true, guard: false });
   });
 
   test('a log of the path that was refused, with registers and source lines', () => {

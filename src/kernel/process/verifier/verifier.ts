@@ -29,7 +29,7 @@ const MOST_RESTARTS = 10_000;
  */
 export function verifyProgram(insns: readonly BpfInsn[], env: VerifierEnv): VerifiedProgram {
   // A copy that nobody can change: what was proved is what will be compiled.
-  const frozen = Object.freeze(insns.map(insn => Object.freeze({ ...insn })));
+  const frozen = Object.freeze(insns.map(frozenCopy));
   const begin = performance.now();
   let log = new Log(env.logLevel ?? 0, env.lineInfo);
   let restarts = 0;
@@ -57,7 +57,7 @@ export function verifyProgram(insns: readonly BpfInsn[], env: VerifierEnv): Veri
       } catch (error) {
         if (error instanceof Restart) continue;
         if (!(error instanceof VerifierError)) throw error;
-        if (widened !== undefined && error.code === 'E2BIG') throw widened;
+        if (error.code === 'E2BIG') throw widened ?? error;
         if (widened !== undefined || !walk.pruning.widened) throw error;
         widened = error;
         continue;
@@ -76,6 +76,12 @@ export function verifyProgram(insns: readonly BpfInsn[], env: VerifierEnv): Veri
     const told = error instanceof VerifierError ? error.log : log.text();
     throw new VerifierError(error.code, error.message, told, walk && statistics(walk));
   }
+}
+
+function frozenCopy({ opcode, dst, src, offset, imm, imm64 }: BpfInsn): BpfInsn {
+  return Object.freeze(
+    imm64 === undefined ? { opcode, dst, src, offset, imm } : { opcode, dst, src, offset, imm, imm64 },
+  );
 }
 
 function logStatistics(

@@ -4,25 +4,25 @@
  * processor's, garbage collection included, so that other work on the machine does not count.
  */
 
-import { ProgramBuilder, R0, R1, R2, R3, R4, R6, R7, R8, R9, R10 } from '../src/bpf/builder.js';
-import { HELPER } from '../src/bpf/helpers.js';
-import { KFUNC } from '../src/bpf/kfuncs.js';
-import { MAP_TYPE } from '../src/bpf/map_type.js';
-import type { MapSpec } from '../src/kernel/process/verifier/environment.js';
-import { verifyProgram } from '../src/kernel/process/verifier/verifier.js';
+import { ProgramBuilder, R0, R1, R2, R3, R4, R6, R7, R8, R9, R10 } from '../bpf/builder.js';
+import { HELPER } from '../bpf/helpers.js';
+import { KFUNC } from '../bpf/kfuncs.js';
+import { MAP_TYPE } from '../bpf/map_type.js';
+import type { MapSpec } from '../kernel/process/verifier/environment.js';
+import { verifyProgram } from '../kernel/process/verifier/verifier.js';
+import type { RoundsSetup } from './rounds.js';
 import { median, spread } from './statistics.js';
 
-export interface VerifierRow {
+export interface VerifierResult {
   readonly name: string;
+  readonly what: string;
   readonly instructions: number;
+  /** Instructions walked over all paths. */
   readonly processed: number;
-  readonly peakStates: number;
-  /** milliseconds of the processor, of the first time, when nothing of the verifier is compiled or warm */
+  /** The processor's time of the first round, when nothing of the verifier is compiled, and the median of the others. */
   readonly firstMs: number;
-  /** median of the rounds after it */
   readonly ms: number;
   readonly spread: number;
-  readonly processedPerSecond: number;
 }
 
 const ROUNDS = 15;
@@ -117,58 +117,45 @@ function loops(p: ProgramBuilder): void {
   p.jump('lt', R3, 8, again);
 }
 
-const PROGRAMS: readonly (readonly [string, (p: ProgramBuilder) => void])[] = [
-  ['straight: numbers, stack, map values', straight],
-  ['branches: conditions, bounded offsets, look-ups', branches],
-  ['loops: counters, iterators, callbacks, functions', loops],
+const PROGRAMS: readonly {
+  readonly name: string;
+  readonly what: string;
+  readonly write: (p: ProgramBuilder) => void;
+}[] = [
+  { name: 'verifier', what: 'loops: counters, iterators, callbacks, functions', write: loops },
+  { name: 'verifier-branches', what: 'conditions, bounded offsets, look-ups', write: branches },
+  { name: 'verifier-straight', what: 'numbers, stack, map values, no branch', write: straight },
 ];
 
+/** Every row's name and what it is. */
+export const VERIFIER_ROWS: readonly { readonly name: string; readonly what: string }[] = PROGRAMS;
+
 /** Verifies each program over and over. */
-export function verifierRates(say: (text: string) => void = () => undefined): VerifierRow[] {
-  return PROGRAMS.map(([name, write]) => {
-    say(`verifying ${name}`);
+export function measureVerifier(
+  wanted: (name: string) => boolean,
+  { say, stopped }: Pick<RoundsSetup, 'say' | 'stopped'>,
+): VerifierResult[] {
+  return PROGRAMS.filter(({ name }) => wanted(name) && !stopped()).map(({ name, what, write }) => {
+    say(`verifying: ${name}`);
     const p = new ProgramBuilder();
     write(p);
     const insns = p.mov(R0, 0).exit().build();
-    const once = () => {
-      const begin = process.cpuUsage();
-      const { statistics } = verifyProgram(insns, { nargs: 3, maps: new Map([[MAP.id, MAP]]) });
-      const { user, system } = process.cpuUsage(begin);
-      return { ms: (user + system) / 1000, statistics };
-    };
-    const first = once();
-    const times = Array.from({ length: ROUNDS }, () => once().ms);
-    const ms = median(times);
-    const { processed, peakStates } = first.statistics;
+    let processed = 0;
+    const times = Array.from({ length: ROUNDS + 1 }, () => {
+      const from = process.cpuUsage();
+      ({ processed } = verifyProgram(insns, { nargs: 3, maps: new Map([[MAP.id, MAP]]) }));
+      const { user, system } = process.cpuUsage(from);
+      return (user + system) / 1000;
+    });
+    const [firstMs = 0, ...warm] = times;
     return {
       name,
+      what,
       instructions: insns.length,
       processed,
-      peakStates,
-      firstMs: first.ms,
-      ms,
-      spread: spread(times),
-      processedPerSecond: processed / (ms / 1000),
+      firstMs,
+      ms: median(warm),
+      spread: spread(warm),
     };
   });
-}
-
-/** Prints the rates as a table. */
-export function printVerifier(rows: readonly VerifierRow[]): void {
-  console.log('Verifying a program, one core; medians, and the first time of each\n');
-  console.log('   insns  processed  states  first ms      ms   spread  processed/s   what');
-  for (const row of rows) {
-    console.log(
-      [
-        String(row.instructions).padStart(8),
-        String(row.processed).padStart(10),
-        String(row.peakStates).padStart(7),
-        row.firstMs.toFixed(1).padStart(9),
-        row.ms.toFixed(1).padStart(7),
-        `±${(row.spread * 100).toFixed(0)}%`.padStart(8),
-        Math.round(row.processedPerSecond).toLocaleString('en').padStart(12),
-        ` ${row.name}`,
-      ].join(' '),
-    );
-  }
 }

@@ -1,0 +1,92 @@
+/**
+ * Chrome's trace event format, which Perfetto and chrome://tracing read ("Trace Event Format", JSON object form): a
+ * complete event (`X`) for each call, times in microseconds, and metadata events with the names of processes and threads.
+ */
+
+import { argumentsOf, argumentText, resultText } from './call_text.js';
+import type { Call, Tree } from './call_tree.js';
+import type { ExportFile, TraceExport } from './export_file.js';
+import { OUTCOME_TEXT } from './print_tree.js';
+import type { Block, TraceSink } from './selection.js';
+
+/** Trees that a thread has on other stacks go to tracks of their own: events of one track must nest. */
+const OTHER_STACK = 0x4000_0000;
+
+export class ChromeExport implements TraceSink, TraceExport {
+  readonly #file: ExportFile;
+  readonly #threadName: (pid: number, tid: number) => string;
+  readonly #tracks = new Set<string>();
+  #otherTracks = 0;
+  readonly #others = new Map<string, number>();
+  #first = true;
+
+  constructor(file: ExportFile, threadName: (pid: number, tid: number) => string) {
+    this.#file = file;
+    this.#threadName = threadName;
+    file.write('{"displayTimeUnit":"ns","traceEvents":[');
+  }
+
+  block({ tree, steps }: Block): void {
+    const tid = this.#track(tree);
+    for (const { call, closed } of steps) {
+      if (!closed) continue;
+      this.#event({
+        name: call.fn.name,
+        cat: call.fn.module,
+        ph: 'X',
+        ts: call.start / 1000,
+        dur: (call.end - call.start) / 1000,
+        pid: tree.pid,
+        tid,
+        args: details(call),
+      });
+    }
+  }
+
+  finish(): void {
+    this.#file.write('\n]}\n');
+    this.#file.close();
+  }
+
+  /** The track of a tree's stack, named when it is first seen. */
+  #track({ pid, tid, stack }: Tree): number {
+    const key = `${pid} ${tid} ${stack}`;
+    let track = tid;
+    if (stack > 0) {
+      track = this.#others.get(key) ?? OTHER_STACK + this.#otherTracks++;
+      this.#others.set(key, track);
+    }
+    if (this.#tracks.has(key)) return track;
+    this.#tracks.add(key);
+    const name = this.#threadName(pid, tid);
+    if (!this.#tracks.has(`${pid}`)) {
+      this.#tracks.add(`${pid}`);
+      this.#event({
+        name: 'process_name',
+        ph: 'M',
+        pid,
+        tid: track,
+        args: { name: this.#threadName(pid, pid) },
+      });
+    }
+    const shown = stack === 0 ? name : `${name} (${tid}, stack ${stack + 1})`;
+    this.#event({ name: 'thread_name', ph: 'M', pid, tid: track, args: { name: shown } });
+    return track;
+  }
+
+  #event(event: object): void {
+    this.#file.write(`${this.#first ? '\n' : ',\n'}${JSON.stringify(event)}`);
+    this.#first = false;
+  }
+}
+
+function details(call: Call): Record<string, string> {
+  const { fn, outcome } = call;
+  const args: Record<string, string> = {};
+  if (fn.signature !== undefined && argumentsOf(call).length > 0) args.arguments = argumentText(call, false);
+  if (outcome === 'returned') {
+    const result = resultText(call);
+    if (result !== '') args.result = result;
+  } else if (outcome !== 'open') args.end = OUTCOME_TEXT[outcome];
+  return args;
+}
