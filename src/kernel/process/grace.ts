@@ -14,6 +14,9 @@ import { programIdentity } from '../../process/process.js';
 
 type Free = () => void;
 
+/** Between two looks for forked children passes so many times what one takes. */
+const LOOK_SHARE = 20;
+
 /** What was retired, and the threads that may be in it. */
 interface Batch {
   readonly quiet: readonly Free[];
@@ -28,6 +31,7 @@ export class GracePeriod {
   #batches: Batch[] = [];
   /** Quiet since, and perhaps in use by forked children. */
   #settled: Free[] = [];
+  #nextLook = 0;
 
   /** `task`: a thread of the process. */
   constructor(task: number) {
@@ -71,9 +75,13 @@ export class GracePeriod {
     }
   }
 
-  /** After a stop: frees what is nobody's. */
+  /** After a stop: frees what is nobody's. Looking for children takes a share of the time at most. */
   reclaim(): void {
-    if (this.#settled.length === 0 || hasForks(this.#task)) return;
+    const begin = performance.now();
+    if (this.#settled.length === 0 || begin < this.#nextLook) return;
+    const forked = hasForks(this.#task);
+    this.#nextLook = begin + (performance.now() - begin) * LOOK_SHARE;
+    if (forked) return;
     const free = this.#settled;
     this.#settled = [];
     for (const one of free) one();
