@@ -18,7 +18,8 @@ MARKS = (0x6D746F70656E0001, 0x6D746F70656E0000)
 # call_table.ts and return.ts.
 ENTRY_SIZE = 256
 CHUNK = 64
-PLACES = 64
+FIRST_PLACES = 8
+SECOND_PLACES = 56
 STEP_FACTOR = 5
 GOLDEN = 0x9E3779B9
 DEPTH_STEP = 8
@@ -54,8 +55,10 @@ class CallTable:
         key = word | depth << DEPTH_SHIFT | LIVE
         place = ((word >> 16) * GOLDEN + (word >> 4) + depth * DEPTH_STEP) & U32
         step = 1
-        for _ in range(PLACES):
-            entry = self.first + (place & (self.entries - 1)) * ENTRY_SIZE
+        half = self.entries // 2
+        for i in range(FIRST_PLACES + SECOND_PLACES):
+            index = (place & (half - 1)) + (half if i >= FIRST_PLACES else 0)
+            entry = self.first + index * ENTRY_SIZE
             found, original = read_words(entry, 2)
             if found == key:
                 return original

@@ -25,17 +25,21 @@ interface Row {
 const TIMEOUT_MS = 110_000;
 const noGcc = missingCommand('gcc');
 
-async function benchJson(rows: readonly string[], ...options: string[]): Promise<Row[]> {
-  const done = await multitrace(['bench', ...rows, '--json', '--seconds', '0.02', ...options], {
+async function benchJson(rows: readonly string[], folder: string): Promise<Row[]> {
+  const done = await multitrace(['bench', ...rows, '--json', '--seconds', '0.02'], {
     timeoutMs: TIMEOUT_MS,
+    env: { ...process.env, TMPDIR: folder },
   });
   expect(done.status, describeRun(done)).toBe(0);
   return JSON.parse(done.stdout) as Row[];
 }
 
-/** The traced programs' folders that a run has left. */
-const leftFolders = (): string[] =>
-  readdirSync(tmpdir()).filter(name => name.startsWith('multitrace-bench-'));
+/** A folder for what a run makes, gone after the test. */
+function ownFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'bench-test-'));
+  onTestFinished(() => rmSync(folder, { recursive: true }));
+  return folder;
+}
 
 function result(name: string, ...ns: number[]): Result {
   return { name, what: '', group: 'ours', samples: new Map(ns.map((value, round) => [round, value])) };
@@ -45,7 +49,7 @@ describe.skipIf(noGcc)(`bench${noGcc === undefined ? '' : `, which needs gcc: ${
   test('rows of every kind are measured, and their JSON has the documented shape', {
     timeout: 120_000,
   }, async () => {
-    const before = leftFolders();
+    const folder = ownFolder();
     const names = ['target-count', 'fentry-multi', 'fexit-multi', 'fmodret-multi', 'fsession-multi', 'limit'];
     const more = [
       'fentry-multi-sled',
@@ -54,7 +58,10 @@ describe.skipIf(noGcc)(`bench${noGcc === undefined ? '' : `, which needs gcc: ${
       'hash-lookup',
       'ringbuf-output',
     ];
-    const rows = await benchJson([...names, ...more, 'uprobe', 'attach-multi-10', 'jit-count-fentry']);
+    const rows = await benchJson(
+      [...names, ...more, 'uprobe', 'attach-multi-10', 'jit-count-fentry'],
+      folder,
+    );
     expect(rows.map(row => row.name).sort()).toEqual(
       [...names, ...more, 'uprobe', 'attach-multi-10', 'jit-count-fentry'].sort(),
     );
@@ -76,13 +83,11 @@ describe.skipIf(noGcc)(`bench${noGcc === undefined ? '' : `, which needs gcc: ${
     expect(ns('fentry-multi')).toBeGreaterThan(ns('target-count'));
     expect(rows.find(row => row.name === 'attach-multi-10')).toMatchObject({ functions: 10 });
     expect(rows.find(row => row.name === 'jit-count-fentry')!.bytes).toBeGreaterThan(10);
-    expect(leftFolders()).toEqual(before);
+    expect(readdirSync(folder)).toEqual([]);
   });
 
   test('as text, with the ratio of the rows and a plot', { timeout: 120_000 }, async () => {
-    const folder = mkdtempSync(join(tmpdir(), 'bench-plot-'));
-    onTestFinished(() => rmSync(folder, { recursive: true }));
-    const svg = join(folder, 'plot.svg');
+    const svg = join(ownFolder(), 'plot.svg');
     const rows = ['fentry', 'fentry-multi', 'target-count'];
     const done = await multitrace(['bench', ...rows, '--seconds', '0.02', '--seed', '7', '--svg', svg], {
       timeoutMs: TIMEOUT_MS,
@@ -97,15 +102,17 @@ describe.skipIf(noGcc)(`bench${noGcc === undefined ? '' : `, which needs gcc: ${
   });
 
   test('Ctrl-C ends it with what it has, and nothing of it goes on', { timeout: 120_000 }, async () => {
-    const before = leftFolders();
-    const running = startMultitrace(['bench', 'target-count*', '--seconds', '30', '--json']);
+    const folder = ownFolder();
+    const running = startMultitrace(['bench', 'target-count*', '--seconds', '6', '--json'], {
+      env: { ...process.env, TMPDIR: folder },
+    });
     onTestFinished(() => running.stop());
     await running.expectOutput(/round 1/, 'stderr');
     running.child.kill('SIGINT');
     const done = await running.ended;
     expect(done.status, describeRun(done)).toBe(0);
     expect(JSON.parse(done.stdout)).toHaveLength(6);
-    expect(leftFolders()).toEqual(before);
+    expect(readdirSync(folder)).toEqual([]);
   });
 
   test.skipIf(!SOAK)('every row runs, or says why it is not here', { timeout: 1_200_000 }, async () => {

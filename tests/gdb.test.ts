@@ -3,10 +3,22 @@
  * and through the return trampolines with share/gdb.py.
  */
 
-import { rmSync } from 'node:fs';
+import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { SelectorSet, Session } from '../src/index.js';
+import {
+  CALL,
+  CHUNK,
+  DEPTH_SHIFT,
+  DEPTH_STEP,
+  FIRST_PLACES,
+  LIVE,
+  MOST_DEPTH,
+  SECOND_PLACES,
+  STEP_FACTOR,
+} from '../src/kernel/process/kfunc_md/call_table.js';
+import { RETURN_STRIDE } from '../src/kernel/process/trampoline/return.js';
 import { describeRun, Running, run } from './support/command.js';
 import { compileTarget, type Recipe } from './support/compile.js';
 import { Tallies } from './support/exits.js';
@@ -55,6 +67,23 @@ const RECIPES: readonly (readonly [string, Recipe, boolean])[] = [
   ['gcc -O2', { source: 'returns/debugged.c' }, true],
   ['clang -O2', { source: 'returns/debugged.c', compiler: 'clang-19' }, SOAK],
 ];
+
+test('share/gdb.py knows the layout of the call table', () => {
+  const script = readFileSync(SCRIPT[1], 'utf8');
+  for (const [name, value] of Object.entries({
+    ENTRY_SIZE: CALL.size,
+    CHUNK,
+    FIRST_PLACES,
+    SECOND_PLACES,
+    STEP_FACTOR,
+    DEPTH_STEP,
+    DEPTH_SHIFT,
+    MOST_DEPTH,
+    STRIDE: RETURN_STRIDE,
+    LIVE,
+  }))
+    expect(script).toContain(`\n${name} = ${value}\n`);
+});
 
 describe('a debugger on a traced process', () => {
   for (const [what, recipe, withCore] of RECIPES)

@@ -11,6 +11,7 @@ import { describe, expect, test, vi } from 'vitest';
 import type { BpfLink } from '../src/kernel/kernel.js';
 import { randomNumbers } from '../src/kernel/process/maps/fixture.js';
 import { BpfObject } from '../src/libbpf/object.js';
+import type { ObjectProgram } from '../src/libbpf/object_program.js';
 import { Pins } from '../src/libbpf/pins.js';
 import { hasNameTable } from '../src/process/symbols/function_names.js';
 import { SelectorSet } from '../src/process/symbols/selector.js';
@@ -258,6 +259,20 @@ describe.skipIf(lacking !== undefined)('targets and cookies', () => {
   });
 });
 
+/** Never called: the compiler refuses what can't be meant. */
+export function wrongUse(program: ObjectProgram): void {
+  // @ts-expect-error: by two ways at once
+  program.attachMulti({ names: ['eight_1'], addresses: [1n] });
+  // @ts-expect-error: by none
+  program.attachMulti({ skipInvalid: true });
+  // @ts-expect-error: a pattern has no list of cookies
+  program.attachMulti({ selectors: 'eight_*', cookies: [1n] });
+  // @ts-expect-error: a list has no function for its cookies
+  program.attachTracing({ names: ['eight_1'], cookie: () => 1n });
+  // @ts-expect-error: an id says nothing without its module
+  program.attachMulti({ btfIds: [5] });
+}
+
 describe.skipIf(lacking !== undefined)('agreement of types', () => {
   test('the program is verified against the first function; others that do not agree are refused by name, or left out', async () => {
     const eight = await openEight();
@@ -296,6 +311,22 @@ describe.skipIf(lacking !== undefined)('agreement of types', () => {
     await eight.end();
   });
 
+  test('of several selectors, what the first one matches is what the others must agree with', async () => {
+    const eight = await openEight();
+    for (const [selectors, attached] of [
+      // By address `eight_1` is before all others.
+      ['eight_7,eight_*', ['eight_7', 'eight_8']],
+      ['eight_8,eight_7', ['eight_8', 'eight_7']],
+    ] as const) {
+      using object = open('eight', 'takes_node');
+      object.program('takes_node').setTarget(selectors);
+      object.load(eight.kernel);
+      object.attach();
+      expect(object.program('takes_node').link?.targets.map(({ target }) => target.name)).toEqual(attached);
+    }
+    await eight.end();
+  });
+
   test('an opaque function takes a program that reads numbers, and none that follows a pointer', async () => {
     const eight = await openEight();
     await eight.say(`load ${plugin()}`);
@@ -309,6 +340,16 @@ describe.skipIf(lacking !== undefined)('agreement of types', () => {
     expect(() => pointers.program('takes_node').attachMulti({ names: ['eight_7', opaque] })).toThrow(
       /plugin_step can't be attached.*nothing is known of its types, and the program takes its argument 1 for struct node \*/,
     );
+    await eight.end();
+  });
+
+  test('what an IFUNC chose, written in assembler, is opaque with debug information and without', async () => {
+    const eight = await openEight();
+    using object = open('eight', 'takes_int');
+    object.load(eight.kernel);
+    const [[strlen]] = eight.kernel.functionsNamed(['libc:strlen']);
+    expect(eight.kernel.prototypeOf(strlen)).toBeUndefined();
+    expect(object.program('takes_int').attachMulti({ names: ['eight_1', 'libc:strlen'] }).attached).toBe(2);
     await eight.end();
   });
 
@@ -420,6 +461,10 @@ describe.skipIf(lacking !== undefined)('update, info, pin', () => {
       const exit = object.program('exit_one');
       entry.attach();
       exit.attach();
+      using alone = open('update', 'one', 'two');
+      alone.load(eight.kernel);
+      const [target] = eight.kernel.functions(SelectorSet.parse(['counted']));
+      const plain = eight.kernel.linkCreate({ prog: alone.program('one').prog, target });
       const calls = 400_000;
       let done = false;
       const spinning = eight.say(`spin ${calls}`).then(answer => {
@@ -429,6 +474,7 @@ describe.skipIf(lacking !== undefined)('update, info, pin', () => {
       const programs = [
         [entry.link!, object.program('two'), entry],
         [exit.link!, object.program('exit_two'), exit],
+        [plain, alone.program('two'), alone.program('one')],
       ] as const;
       let updates = 0;
       while (!done) {
@@ -442,6 +488,8 @@ describe.skipIf(lacking !== undefined)('update, info, pin', () => {
       expect([bss.first, bss.second].every(count => (count as bigint) > 0n)).toBe(true);
       expect((bss.first as bigint) + (bss.second as bigint)).toBe(BigInt(4 * calls));
       expect((bss.exit_first as bigint) + (bss.exit_second as bigint)).toBe(BigInt(4 * calls));
+      const { first, second } = alone.globals.bss;
+      expect((first as bigint) + (second as bigint)).toBe(BigInt(4 * calls));
       await eight.end();
     });
 

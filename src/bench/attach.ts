@@ -20,6 +20,7 @@ const ROUNDS = 5;
 const TRIAL_CALLS = 1000;
 /** What would take longer is not tried. */
 const PATIENCE_MS = 8_000;
+const A_FEW = 10;
 /** Instructions that the kernel's uprobes refuse at a function's entry: with a `lock` prefix, and those of AVX. */
 const NO_UPROBE: ReadonlySet<number> = new Set([0xf0, 0xc4, 0xc5, 0x62]);
 
@@ -30,10 +31,13 @@ export const WAYS = {
   uprobe: 'a kernel uprobe for each function',
 } as const;
 export type Way = keyof typeof WAYS;
+const ONE_BY_ONE: ReadonlySet<Way> = new Set(['plain', 'uprobe']);
 
 /** One attachment. */
 export interface AttachSample {
   readonly attachMs: number;
+  /** Of the processor, in our process and in the kernel for it, all its threads. */
+  readonly processorMs: number;
   readonly detachMs: number;
   /** The longest time between two readings of the clock by a thread of the process. */
   readonly gapMs: number;
@@ -167,22 +171,25 @@ export async function measureAttaching(
       unavailable: undefined as string | undefined,
     }));
   if (rows.length === 0) return [];
+  // Ways that make a link for each function: ms for one, known from a few before many are tried.
   const perFunctionMs = new Map<Way, number>();
+  const attach = async (row: { name: string; way: Way; functions: number }): Promise<AttachSample> => {
+    const sample = await attachOnce(row, setup);
+    if (ONE_BY_ONE.has(row.way) && row.functions >= A_FEW)
+      perFunctionMs.set(row.way, (sample.attachMs + sample.detachMs) / row.functions);
+    return sample;
+  };
   for (let round = 0; round < ROUNDS && !setup.stopped(); round++)
-    // The first round goes from few to many, so that what takes too long is seen in time.
-    for (const row of round === 0 ? rows : setup.random.shuffled(rows)) {
+    for (const row of setup.random.shuffled(rows)) {
       if (row.unavailable !== undefined || setup.stopped()) continue;
-      const expectedMs = (perFunctionMs.get(row.way) ?? 0) * row.functions;
-      if (expectedMs > PATIENCE_MS) {
-        row.unavailable = `it would take about ${Math.round(expectedMs / 1000)} s`;
-        continue;
-      }
       setup.say(`attaching, round ${round + 1} of ${ROUNDS}: ${row.name}`);
       try {
-        const sample = await attachOnce(row, setup);
-        row.samples.set(round, sample);
-        if (row.functions >= 10 && (row.way === 'plain' || row.way === 'uprobe'))
-          perFunctionMs.set(row.way, (sample.attachMs + sample.detachMs) / row.functions);
+        if (ONE_BY_ONE.has(row.way) && row.functions > A_FEW && !perFunctionMs.has(row.way))
+          await attach({ ...row, functions: A_FEW });
+        const expectedMs = (perFunctionMs.get(row.way) ?? 0) * row.functions;
+        if (expectedMs > PATIENCE_MS)
+          throw new NotHere(`it would take about ${Math.round(expectedMs / 1000)} s`);
+        row.samples.set(round, await attach(row));
       } catch (cause) {
         if (!(cause instanceof NotHere)) throw cause;
         row.unavailable = cause.message;
@@ -203,9 +210,11 @@ async function attachOnce(
     await target.ask('gap');
     const kernelOwn = way.startsWith('uprobe');
     const before = memoryOf(target.pid, kernelOwn);
+    const cpuFrom = process.cpuUsage();
     const from = performance.now();
     const held = attachers[way](machine, target.pid, functions);
     const attachMs = performance.now() - from;
+    const { user, system } = process.cpuUsage(cpuFrom);
     const gapMs = Number(await target.ask('gap')) / 1e6;
     const bytes = memoryOf(target.pid, kernelOwn) - before;
     await target.ask('unwatch');
@@ -217,7 +226,7 @@ async function attachOnce(
     const seen = held.count();
     if (seen !== made)
       throw new BpfError('EIO', `${name} saw ${seen} of ${made} calls: the benchmark is not valid`);
-    return { attachMs, detachMs, gapMs, pauseMs: held.pauseMs, bytes };
+    return { attachMs, processorMs: (user + system) / 1000, detachMs, gapMs, pauseMs: held.pauseMs, bytes };
   } finally {
     machine.close();
     await target.end();

@@ -8,8 +8,9 @@ import { countPerThreadProgram, OurMachine } from './our_machine.js';
 import type { RoundsSetup } from './rounds.js';
 import { median, spread } from './statistics.js';
 
-/** How often each is loaded; the first time, what all programs of its kind need is brought into the process. */
-const LOADS = 30;
+const ROUNDS = 5;
+/** Of a round, after a first that brings what the program needs into the process. */
+const LOADS = 10;
 
 export interface JitResult {
   readonly name: string;
@@ -61,34 +62,49 @@ const PROGRAMS: readonly Named[] = [
 
 export const JIT_NAMES: readonly string[] = PROGRAMS.map(({ name }) => name);
 
-/** Loads every program, and measures. */
+/** Loads every program, in rounds of random order, each time in a new process, and measures. */
 export async function measureJit(
   wanted: (name: string) => boolean,
-  { program, say, stopped }: RoundsSetup,
+  { program, random, say, stopped }: RoundsSetup,
 ): Promise<JitResult[]> {
-  const programs = PROGRAMS.filter(({ name }) => wanted(name));
-  if (programs.length === 0 || stopped()) return [];
-  const target = await program.start();
-  const machine = new OurMachine(target.pid);
-  try {
-    return programs.map(({ name, load }) => {
-      say(`compiling: ${name}`);
-      const attr = load(machine);
-      const times: number[] = [];
-      let bytes = 0;
-      for (let i = 0; i < LOADS; i++) {
-        const from = process.cpuUsage();
-        const prog = machine.kernel.progLoad(attr);
-        const { user, system } = process.cpuUsage(from);
-        bytes = prog.jitedSize;
-        prog.free();
-        if (i > 0) times.push((user + system) / 1000);
+  const rows = PROGRAMS.filter(({ name }) => wanted(name)).map(named => ({
+    named,
+    times: [] as number[],
+    instructions: 0,
+    bytes: 0,
+  }));
+  for (let round = 0; round < ROUNDS; round++)
+    for (const row of random.shuffled(rows)) {
+      if (stopped()) break;
+      say(`compiling, round ${round + 1} of ${ROUNDS}: ${row.named.name}`);
+      const target = await program.start();
+      const machine = new OurMachine(target.pid);
+      try {
+        const attr = row.named.load(machine);
+        row.instructions = attr.insns.reduce((sum, insn) => sum + slotsOf(insn), 0);
+        row.bytes = machine.kernel.progLoad(attr).jitedSize;
+        for (let i = 0; i < LOADS; i++) row.times.push(loadMs(machine, attr));
+      } finally {
+        machine.close();
+        await target.end();
       }
-      const instructions = attr.insns.reduce((sum, insn) => sum + slotsOf(insn), 0);
-      return { name, instructions, bytes, ms: median(times), spread: spread(times) };
-    });
-  } finally {
-    machine.close();
-    await target.end();
-  }
+    }
+  return rows
+    .filter(({ times }) => times.length > 0)
+    .map(({ named: { name }, times, instructions, bytes }) => ({
+      name,
+      instructions,
+      bytes,
+      ms: median(times),
+      spread: spread(times),
+    }));
+}
+
+/** The processor's time for loading a program once. */
+function loadMs(machine: OurMachine, attr: ProgLoadAttr): number {
+  const from = process.cpuUsage();
+  const prog = machine.kernel.progLoad(attr);
+  const { user, system } = process.cpuUsage(from);
+  prog.free();
+  return (user + system) / 1000;
 }

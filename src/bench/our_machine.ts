@@ -68,7 +68,7 @@ export class OurMachine {
       throw new NotHere(
         `the process has only ${functions} functions that can be attached, of ${FEWEST_FUNCTIONS}: libraries that it would load are not installed`,
       );
-    return this.count('fentry', name, 'multi-all');
+    return { ...this.count('fentry', name, 'multi-all'), functions };
   }
 
   /** Counts by a map that has a value for each thread. */

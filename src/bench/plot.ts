@@ -160,6 +160,7 @@ export function plot({ timed, attaching }: Measured): string {
   const height = head + upper.height + lower.height + 32;
   return (
     `<svg xmlns="http://www.w3.org/2000/svg" width="${WIDTH}" height="${height.toFixed(0)}" viewBox="0 0 ${WIDTH} ${height.toFixed(0)}">\n` +
+    '<title>multitrace bench: time of one event, and time to attach</title>\n' +
     '<style>text{font:12px system-ui,"DejaVu Sans",sans-serif;fill:#1f2328}.title{font-size:15px;font-weight:600}' +
     '.scale,.machine{font-size:11px;fill:#656d76}</style>\n' +
     `<rect width="${WIDTH}" height="${height.toFixed(0)}" fill="#fff"/>\n` +

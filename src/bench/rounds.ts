@@ -41,6 +41,7 @@ export function roundsFor(seconds: number): number {
 class RowState {
   readonly samples = new Map<number, number>();
   unavailable: string | undefined;
+  functions: number | undefined;
   /** Calls of a sample for each thread, once it is known how long one takes. */
   calls = 0;
 
@@ -69,11 +70,12 @@ export async function measure(rows: readonly Row[], setup: RoundsSetup): Promise
       await target.end();
     }
   }
-  return states.map(({ row: { name, what, group }, samples, unavailable }) => ({
+  return states.map(({ row: { name, what, group }, samples, functions, unavailable }) => ({
     name,
     what,
     group,
     samples,
+    ...(functions === undefined ? {} : { functions }),
     ...(unavailable === undefined ? {} : { unavailable }),
   }));
 }
@@ -94,6 +96,7 @@ async function sample(
     state.unavailable = cause.message;
     return;
   }
+  state.functions = attached.functions;
   const threads = row.threads ?? setup.producers;
   const sampleNs = (setup.seconds / Math.min(rounds, row.rounds ?? rounds)) * 1e9;
   const runs: Run[] = [];

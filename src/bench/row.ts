@@ -21,6 +21,8 @@ export interface Attached {
   readonly target?: Target;
   /** Events that were seen since it was attached, asked once, after `detach`; `undefined` where nothing counts. */
   count?(): number | Promise<number>;
+  /** How many functions it is attached to, where that is more than those that are called. */
+  readonly functions?: number;
   /** Called after each run: a sample is several runs then, where `mostCalls` keeps one run short. */
   between?(): void;
   /** Takes the hook away. */
@@ -70,5 +72,7 @@ export interface Result {
   readonly group: keyof typeof GROUPS;
   /** ns for each event in each round that it took part in, by the round's number. */
   readonly samples: ReadonlyMap<number, number>;
+  /** How many functions it was attached to, where that is worth telling. */
+  readonly functions?: number;
   readonly unavailable?: string;
 }

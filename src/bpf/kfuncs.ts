@@ -15,6 +15,11 @@ export const KFUNC = {
   bpf_session_is_return: 5,
   /** eight bytes that a session program's entry hands to its return */
   bpf_session_cookie: 6,
+  /**
+   * where the call of a session program has its frame: the address of the stack word with its return address, less the
+   * number of tail calls that share the word. Of two calls on one stack the inner one has the lower number.
+   */
+  bpf_session_frame: 7,
 } as const;
 
 const names = new Map<number, string>(Object.entries(KFUNC).map(([name, id]) => [id, name]));

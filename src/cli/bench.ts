@@ -2,6 +2,7 @@
 
 import { spawnSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
+import { constants } from 'node:os';
 import { commandPath } from '../bench/commands.js';
 import { plot } from '../bench/plot.js';
 import { allRows, runSuite } from '../bench/suite.js';
@@ -44,8 +45,10 @@ export async function bench(rows: readonly string[], options: BenchOptions): Pro
   let stopped = false;
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
     process.on(signal, () => {
-      if (!stopped) clear();
-      if (!stopped) note('stopping after what is measured just now; results so far follow');
+      // Who asks twice does not want to wait. What was started ends with us.
+      if (stopped) process.exit(128 + constants.signals[signal]);
+      clear();
+      note('stopping after what is measured just now; results so far follow');
       stopped = true;
     });
   const measured = await runSuite({
@@ -57,8 +60,8 @@ export async function bench(rows: readonly string[], options: BenchOptions): Pro
     stopped: () => stopped,
   });
   clear();
-  if (options.svg !== undefined) writePlot(options.svg, plot(measured));
   print(options.json ? `${JSON.stringify(jsonRows(measured))}\n` : reportText(measured));
+  if (options.svg !== undefined) writePlot(options.svg, plot(measured));
   return 0;
 }
 

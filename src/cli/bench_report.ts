@@ -52,6 +52,7 @@ function attachFields(functions: number, samples: readonly AttachSample[]): Reco
   return {
     functions,
     attachMs: of(s => s.attachMs),
+    processorMs: of(s => s.processorMs),
     detachMs: of(s => s.detachMs),
     pauseMs: of(s => s.pauseMs),
     gapMs: of(s => s.gapMs),
@@ -62,7 +63,9 @@ function attachFields(functions: number, samples: readonly AttachSample[]): Reco
 /** The array of `bench --json`. */
 export function jsonRows({ timed, attaching, work, jit, verifier }: Measured): JsonRow[] {
   return [
-    ...timed.map(({ name, samples, unavailable }) => row(name, [...samples.values()], unavailable)),
+    ...timed.map(({ name, samples, functions, unavailable }) =>
+      row(name, [...samples.values()], unavailable, functions === undefined ? {} : { functions }),
+    ),
     ...attaching.map(({ name, functions, samples, unavailable }) => {
       const all = [...samples.values()];
       const perFunction = all.map(({ attachMs }) => (attachMs * 1e6) / functions);
@@ -116,7 +119,7 @@ function timedTable(timed: readonly Result[]): string {
     const rows = timed.filter(one => one.group === group);
     if (rows.length === 0) continue;
     const lines = [[title, 'M/s', 'spread', 'ns', 'added ns', '']];
-    for (const { name, what, samples, unavailable } of rows) {
+    for (const { name, what, samples, functions, unavailable } of rows) {
       const ns = [...samples.values()];
       if (unavailable !== undefined) lines.push([name, '-', '-', '-', '-', `not here: ${unavailable}`]);
       else if (ns.length > 0) {
@@ -131,7 +134,7 @@ function timedTable(timed: readonly Result[]): string {
           percent(spread(ns)),
           digits(one),
           added === undefined || added <= 0 || group === 'baseline' ? '' : digits(added),
-          what,
+          functions === undefined ? what : `${what} (${grouped(functions)} functions)`,
         ]);
       }
     }
@@ -150,6 +153,7 @@ function attachTable({ attaching }: Measured): string {
       [
         `attaching, ${WAYS[way]}`,
         'attach ms',
+        'of the processor',
         'detach ms',
         'longest gap ms',
         'our stop ms',
@@ -162,10 +166,11 @@ function attachTable({ attaching }: Measured): string {
       const cell = (key: string): string => (fields[key] == null ? '-' : digits(fields[key]));
       lines.push(
         unavailable !== undefined
-          ? [name, '-', '-', '-', '-', '-', `not here: ${unavailable}`]
+          ? [name, '-', '-', '-', '-', '-', '-', `not here: ${unavailable}`]
           : [
               name,
               cell('attachMs'),
+              cell('processorMs'),
               cell('detachMs'),
               cell('gapMs'),
               cell('pauseMs'),
@@ -174,7 +179,7 @@ function attachTable({ attaching }: Measured): string {
             ],
       );
     }
-    text += `${table(lines, [1, 2, 3, 4, 5])}\n`;
+    text += `${table(lines, [1, 2, 3, 4, 5, 6])}\n`;
   }
   return text;
 }

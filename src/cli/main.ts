@@ -4,11 +4,12 @@
  */
 
 import { readFileSync } from 'node:fs';
-import { Command, CommanderError } from 'commander';
+import { Command, CommanderError, Option } from 'commander';
 import type { BenchOptions } from './bench.js';
 import { type CountOptions, count } from './count.js';
 import { demo } from './demo.js';
 import type { DumpOptions } from './dump.js';
+import type { LatencyOptions } from './latency.js';
 import { type ListOptions, list } from './list.js';
 import {
   collect,
@@ -22,6 +23,7 @@ import {
 } from './options.js';
 import { note, print, printError } from './output.js';
 import type { RunOptions } from './run.js';
+import type { TraceOptions } from './trace.js';
 import type { VerifyOptions } from './verify.js';
 
 const SELECTORS = `
@@ -84,6 +86,88 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
     )
     .action((selectors: string[], options: CountOptions & { pid?: number }) =>
       done(run(() => count(selectors, whatToTrace(options.pid, command), options))),
+    );
+
+  inherit(program.command('trace'))
+    .summary('print live trees of calls')
+    .description(
+      'Prints trees of calls of the functions that the selectors match, with arguments (where the module has types),' +
+        ' results and durations; a block for each tree of a thread.',
+    )
+    .usage('SELECTOR... [options] (-- COMMAND [ARG...] | -p PID)')
+    .argument('<selector...>')
+    .option('-p, --pid <pid>', 'trace this running process', positiveInteger)
+    .option('-d, --duration <seconds>', 'end after so long; the program goes on', seconds)
+    .option('-e, --entry <selector>', 'show only trees that begin in these functions (repeatable)', collect)
+    .option('--min-duration <time>', 'show only trees that took so long (10us; ns, us, ms, s)')
+    .option(
+      '--retval <condition>',
+      "show only trees whose first function returns such a result ('<0', '==null')",
+    )
+    .option('--tid <tid,...>', 'only these threads')
+    .option('--depth <n>', 'show calls n deep', positiveInteger)
+    .option(
+      '--max-calls <n>',
+      'end after n calls (100000 where left out, a million to a file)',
+      positiveInteger,
+    )
+    .option('--registers', 'show six registers of functions of which nothing is known')
+    .option('-o, --output <file>', 'write the trace to FILE.json (Chrome, Perfetto) or FILE.speedscope.json')
+    .addOption(
+      new Option('--format <format>', 'the format of that file, where its name does not say').choices([
+        'chrome',
+        'speedscope',
+      ]),
+    )
+    .option('--json', 'print a JSON object on standard output for each call, and one at the end')
+    .option('-v, --verbose', 'name each function that can not be attached, and why')
+    .addHelpText(
+      'after',
+      `${SELECTORS}\n\nThe exit status is the command's; 1 where something failed, 2 for bad usage.`,
+    )
+    .action((selectors: string[], options: TraceOptions & { pid?: number }) =>
+      done(
+        run(async () => {
+          const { trace } = await import('./trace.js');
+          return trace(selectors, whatToTrace(options.pid, command), options);
+        }),
+      ),
+    );
+
+  inherit(program.command('latency'))
+    .summary('time functions')
+    .description(
+      'Prints how long calls of the functions that the selectors match take: calls, total, mean, median, 99th percentile' +
+        ' and maximum, by total. A call counts with all that it calls, a recursive one each time.',
+    )
+    .usage('SELECTOR... [options] (-- COMMAND [ARG...] | -p PID)')
+    .argument('<selector...>')
+    .option('-p, --pid <pid>', 'trace this running process', positiveInteger)
+    .option('-d, --duration <seconds>', 'end after so long; the program goes on', seconds)
+    .option('-i, --interval <seconds>', 'print what was measured in each interval', seconds)
+    .option('-t, --top <n>', 'print the n functions that took most time', positiveInteger)
+    .addOption(
+      new Option('--histogram [of]', 'print a histogram by powers of two: over all, or of each').choices([
+        'all',
+        'each',
+      ]),
+    )
+    .option('--min-duration <time>', 'only calls that took so long (10us; ns, us, ms, s)')
+    .option('--retval <condition>', "only calls that return such a result ('<0', '==null')")
+    .option('--tid <tid,...>', 'only these threads')
+    .option('--json', 'print one JSON object (and one for each interval) on standard output')
+    .option('-v, --verbose', 'name each function that can not be attached, and why')
+    .addHelpText(
+      'after',
+      `${SELECTORS}\n\nThe exit status is the command's; 1 where something failed, 2 for bad usage.`,
+    )
+    .action((selectors: string[], options: LatencyOptions & { pid?: number }) =>
+      done(
+        run(async () => {
+          const { latency } = await import('./latency.js');
+          return latency(selectors, whatToTrace(options.pid, command), options);
+        }),
+      ),
     );
 
   inherit(program.command('list'))

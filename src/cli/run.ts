@@ -14,6 +14,7 @@ import { applySettings, type ObjectSettings } from './object_settings.js';
 import { ObjectTool } from './object_tool.js';
 import { EXIT_FAILURE, exitCodeOf, signalName, tell, type What } from './options.js';
 import { grouped, note, print, printError, table } from './output.js';
+import { stopOnSignals } from './session_end.js';
 import { Symbolizer } from './symbolize.js';
 
 export interface RunOptions extends ObjectSettings {
@@ -30,10 +31,6 @@ export interface RunOptions extends ObjectSettings {
   /** The verifier's log: 1 or 2. */
   readonly log?: number;
 }
-
-/** How long a command has to end by itself after Ctrl-C, which the terminal sends it too, ms. */
-const INTERRUPT_GRACE_MS = 300;
-const STOP_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 /** Runs the command; the exit status. */
 export async function run(files: readonly string[], what: What, options: RunOptions): Promise<number> {
@@ -66,14 +63,7 @@ export async function run(files: readonly string[], what: What, options: RunOpti
   }
   tool.session = session;
   const { pid } = session.process;
-  const timers: NodeJS.Timeout[] = [];
-  const stop = (): void => session.stop();
-  const interrupt = (): void => {
-    if (session.process.isChild) timers.push(setTimeout(stop, INTERRUPT_GRACE_MS));
-    else stop();
-  };
-  for (const signal of STOP_SIGNALS) process.on(signal, interrupt);
-  if (options.duration !== undefined) timers.push(setTimeout(stop, options.duration * 1000));
+  const over = stopOnSignals(session, options.duration);
   if (!options.json && 'pid' in what)
     note(
       `${grouped(tool.attached)} functions of process ${pid} attached${options.duration === undefined ? ', Ctrl-C ends' : ''}`,
@@ -86,8 +76,7 @@ export async function run(files: readonly string[], what: What, options: RunOpti
   } catch (cause) {
     return tellRefusal(cause);
   } finally {
-    for (const timer of timers) clearTimeout(timer);
-    for (const signal of STOP_SIGNALS) process.off(signal, interrupt);
+    over();
   }
   report(tool, objects, end, options, symbolizer);
   for (const path of pins.save()) if (options.verbose) note(`pinned: ${path}`);

@@ -107,6 +107,26 @@ function missingFunction(
   };
 }
 
+/**
+ * The functions that selectors match, those of the first selector's first: the program is verified against the first of
+ * all, so that who names a typical function before the others says what the others must agree with.
+ */
+export function matchInOrder(kernel: Kernel, set: SelectorSet): TargetFunction[] {
+  const matched = kernel.functions(set);
+  const [first, ...others] = set.selectors.filter(({ excludes }) => !excludes);
+  if (matched.length < 2 || others.length === 0) return matched;
+  const excluding = set.selectors.filter(({ excludes }) => excludes);
+  const leading = new Set(
+    kernel
+      .functions(SelectorSet.parse([first, ...excluding].map(({ text }) => text)))
+      .map(({ address }) => address),
+  );
+  return [
+    ...matched.filter(({ address }) => leading.has(address)),
+    ...matched.filter(({ address }) => !leading.has(address)),
+  ];
+}
+
 function bySelectors(
   kernel: Kernel,
   { selectors, cookie }: BySelectors,
@@ -114,7 +134,7 @@ function bySelectors(
 ): ResolvedTargets {
   const texts = typeof selectors === 'string' ? splitSelectors(selectors) : selectors;
   const set = SelectorSet.parse(texts);
-  const matched = kernel.functions(set);
+  const matched = matchInOrder(kernel, set);
   if (matched.length === 0 && !skipInvalid)
     throw new BpfError(
       'ENOENT',

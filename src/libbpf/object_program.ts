@@ -18,7 +18,7 @@ import { RefusedTargetError } from '../kernel/refused.js';
 import { SelectorSet } from '../process/symbols/selector.js';
 import type { BpfFunction } from './functions.js';
 import type { LinkedProgram } from './link.js';
-import { type MultiTargets, resolveTargets } from './multi_targets.js';
+import { type MultiTargets, matchInOrder, resolveTargets } from './multi_targets.js';
 import type { Pins } from './pins.js';
 import { parseSectionName, type SectionName, splitSelectors } from './section_name.js';
 
@@ -162,11 +162,11 @@ export class ObjectProgram {
     return this.#links.reduce((sum, { missed }) => sum + missed, this.#prog?.missed ?? 0n);
   }
 
-  /** The functions that it is for, as they are there now; none where it has no selectors. */
+  /** The functions that it is for, as they are there now, those of the first selector first; none without selectors. */
   matches(kernel: Kernel): TargetFunction[] {
     if (this.#selectors.length === 0) return [];
     this.#set ??= SelectorSet.parse(this.#selectors);
-    return kernel.functions(this.#set);
+    return matchInOrder(kernel, this.#set);
   }
 
   /** Verifies and compiles it, against the first of `targets`. */

@@ -75,6 +75,8 @@ const LINGER_MS = 0.03;
 const STOP_LOOK_MS = 0.02;
 /** So often they are looked at before that. */
 const SPINS = 20;
+/** Threads that were killed with the main thread are gone after so many looks: if not, it ended alone. */
+const ZOMBIE_LOOKS = 500;
 
 export class TracedProcess {
   readonly pid: number;
@@ -202,19 +204,21 @@ export class TracedProcess {
 
   /**
    * Waits for a report of thread `tid`. That the main thread was killed is reported only after the others were waited for:
-   * so those that stand still are looked at meanwhile.
+   * so those that stand still are looked at meanwhile. `undefined` for a main thread that left the others behind.
    */
   #waitFor(tid: number): ReturnType<typeof waitpid> {
     const others = [...this.stopped.keys()].filter(other => other !== tid);
     if (tid !== this.pid || others.length === 0) return waitpid(tid, WALL);
-    for (let looks = 1; ; looks++) {
+    for (let looks = 1, zombie = 0; ; looks++) {
       const got = waitpid(tid, WALL | WNOHANG);
       if (got !== undefined) return got;
       if (looks % SPINS !== 0) continue;
-      if (threadState(tid, tid) === 'Z')
+      if (threadState(tid, tid) === 'Z') {
         for (const other of others)
           if (this.stopped.has(other) && waitpid(other, WALL | WNOHANG) !== undefined)
             this.stopped.delete(other);
+        if (++zombie > ZOMBIE_LOOKS && others.some(other => this.stopped.has(other))) return undefined;
+      }
       sleepHere(STOP_LOOK_MS);
     }
   }

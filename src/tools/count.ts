@@ -7,9 +7,9 @@ import { ProgramBuilder, R0, R1, R2, R10 } from '../bpf/builder.js';
 import { HELPER } from '../bpf/helpers.js';
 import type { BpfInsn } from '../bpf/instruction.js';
 import { MAP_TYPE } from '../bpf/map_type.js';
-import { BpfError } from '../kernel/errno.js';
 import type { BpfMap, Kernel, SkippedFunction, TargetFunction, TracingMultiLink } from '../kernel/kernel.js';
 import type { SelectorSet } from '../process/symbols/selector.js';
+import { FunctionSlots } from './targets.js';
 
 /** Slots of the map for functions of libraries that are loaded later. Memory of slots that nobody touches costs nothing. */
 const LATER_FUNCTIONS = 1 << 17;
@@ -53,9 +53,7 @@ export interface FunctionCount {
 export class Counter {
   readonly #map: BpfMap;
   readonly #link: TracingMultiLink;
-  /** Slot of each target, by its address; and the functions by slot. */
-  readonly #slots = new Map<bigint, number>();
-  readonly #functions: TargetFunction[] = [];
+  readonly #slots: FunctionSlots;
 
   /**
    * Loads the program and attaches it to what matches now; throws only where that is impossible as a whole.
@@ -76,8 +74,9 @@ export class Counter {
       insns: countProgram(this.#map),
       maps: [this.#map],
     });
+    this.#slots = new FunctionSlots(this.#map.maxEntries);
     attaching(now.filter(({ unresolved }) => unresolved === undefined).length);
-    const cookie = (target: TargetFunction): bigint => BigInt(this.#slotOf(target));
+    const cookie = (target: TargetFunction): bigint => BigInt(this.#slots.slotOf(target));
     const targets = now.map(target => ({
       target,
       cookie: target.unresolved === undefined ? cookie(target) : 0n,
@@ -104,7 +103,7 @@ export class Counter {
 
   /** Those of them that were counted, at least for as long as their library was there. */
   get attached(): number {
-    return this.#functions.length - this.skipped.filter(({ address }) => this.#slots.has(address)).length;
+    return this.#slots.without(this.skipped);
   }
 
   /** The others, and why. */
@@ -120,24 +119,13 @@ export class Counter {
     return this.#link.missed;
   }
 
-  /** The function's place in the map. A library that was unloaded and loaded again at the same place keeps its slots. */
-  #slotOf(target: TargetFunction): number {
-    const known = this.#slots.get(target.address);
-    if (known !== undefined && this.#functions[known].name === target.name) return known;
-    const slot = this.#functions.length;
-    if (slot >= this.#map.maxEntries) throw tooMany(slot);
-    this.#slots.set(target.address, slot);
-    this.#functions.push(target);
-    return slot;
-  }
-
   /** How often each function was called so far; functions that could not be attached are not in it. */
   read(): FunctionCount[] {
     const skipped = new Set(this.#link.skipped.map(s => s.address));
     const key = new Uint8Array(KEY_BYTES);
     const keyView = new DataView(key.buffer);
     const counts: FunctionCount[] = [];
-    for (const [slot, { module, name, address }] of this.#functions.entries()) {
+    for (const [slot, { module, name, address }] of this.#slots.functions.entries()) {
       if (skipped.has(address)) continue;
       keyView.setUint32(0, slot, true);
       const value = this.#map.lookup(key)!;
@@ -156,11 +144,4 @@ export class Counter {
     this.detach();
     this.#map.free();
   }
-}
-
-function tooMany(slots: number): BpfError {
-  return new BpfError(
-    'E2BIG',
-    `the process loaded libraries with more functions than there is room to count (${slots}); give selectors that match fewer`,
-  );
 }

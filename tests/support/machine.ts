@@ -382,6 +382,8 @@ class Machine {
         return first;
       case KFUNC.bpf_session_is_return:
         return BigInt(this.random(2));
+      case KFUNC.bpf_session_frame:
+        return this.number();
       case KFUNC.bpf_session_cookie:
         return this.memory.add(this.bytes(8));
       default:

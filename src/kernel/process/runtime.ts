@@ -127,7 +127,9 @@ export class Runtime {
   prepare(program: VerifiedProgram): void {
     const { needs, usedHelpers } = program;
     const uses = (set: ReadonlySet<number>): boolean => usedHelpers.some(helper => set.has(helper));
-    if (needs.thread || needs.guard || needs.faults || needs.tailCalls) this.#openThreads();
+    // A thread's id is beside its block: it takes no slot.
+    const threads = needs.thread || needs.guard || needs.faults || needs.tailCalls;
+    if (threads || uses(NEED_THREAD_ID)) this.#openThreads();
     if (uses(NEED_CLOCK) || uses(NEED_TRACE_LOG)) this.#openClocks(uses(NEED_CLOCK));
     if (uses(NEED_THREAD_ID)) this.#findThreadId(true);
     else if (uses(NEED_TRACE_LOG) || usedHelpers.includes(HELPER.task_storage_get)) this.#findThreadId(false);

@@ -8,6 +8,7 @@ import { lastStartingAtOrBefore } from '../../../elf/ranges.js';
 import { CFA, unwindRows } from '../../../elf/unwind_rows.js';
 import type { SkipReason } from '../../kernel.js';
 import type { PatchSite } from './patch_site.js';
+import { readsReturnAddress } from './reads_return.js';
 
 interface Denied {
   readonly names: RegExp;
@@ -128,6 +129,9 @@ export function exitDenied(
       (runtime.names === undefined || names.some(n => runtime.names!.test(n)))
     )
       return { reason: 'denied-exit', detail: runtime.why };
+  const code = elf.bytesFrom(site.function);
+  if (code !== undefined && readsReturnAddress(code))
+    return { reason: 'denied-exit', detail: 'it reads its return address, perhaps to go on there later' };
   if (site.loopsToEntry) return { reason: 'loops-to-entry', detail: EXIT_REFUSALS['loops-to-entry'] };
   if (site.function === elf.entry || !returnAddressOnTop(elf, site.function))
     return { reason: 'no-return-address', detail: EXIT_REFUSALS['no-return-address'] };

@@ -63,6 +63,7 @@ const KFUNCS: ReadonlyMap<number, number> = new Map([
   [KFUNC.bpf_rdonly_cast, 1],
   [KFUNC.bpf_session_is_return, 1],
   [KFUNC.bpf_session_cookie, 1],
+  [KFUNC.bpf_session_frame, 1],
 ]);
 
 /** Helpers that differ from one type of map to another, and their arguments. */

@@ -5,6 +5,8 @@ import { KFUNC } from '../../../bpf/kfuncs.js';
 import { NUMBERS } from '../../../bpf/numbers_iterator.js';
 import { mem, rax, rdi, rdx, rsi } from '../../../x86/assembler.js';
 import { errnoNumber } from '../../errno.js';
+import { CALL, DEPTH_SHIFT } from '../kfunc_md/call_table.js';
+import { ITEM } from '../kfunc_md/lists.js';
 import { FRAME } from '../trampoline/frame.js';
 import type { Emitter } from './emitter.js';
 
@@ -66,6 +68,24 @@ function emitIteratorNext(e: Emitter): void {
   });
 }
 
+/** `key = *(cookie - item->session); return word - depth` of that key (kfunc_md/call_table.ts). */
+function emitSessionFrame(e: Emitter): void {
+  const { a } = e;
+  e.changing(rsi);
+  a.mov(rax, mem(rdi, FRAME.entry));
+  a.mov(rax, mem(rax, ITEM.session), 4);
+  a.mov(rsi, mem(rdi, FRAME.cookie));
+  a.sub(rsi, rax);
+  a.mov(rsi, mem(rsi, CALL.key));
+  a.mov(rax, rsi);
+  a.shl(rax, 64 - DEPTH_SHIFT);
+  a.shr(rax, 64 - DEPTH_SHIFT);
+  a.shr(rsi, DEPTH_SHIFT);
+  // A stack word's address is a multiple of 8: what is below is the entry's state.
+  a.and(rax, -8);
+  a.sub(rax, rsi);
+}
+
 export function emitKernelFunction(e: Emitter, id: number): void {
   const { a } = e;
   e.changing(rax);
@@ -87,6 +107,9 @@ export function emitKernelFunction(e: Emitter, id: number): void {
       return;
     case KFUNC.bpf_session_cookie:
       a.mov(rax, mem(rdi, FRAME.cookie));
+      return;
+    case KFUNC.bpf_session_frame:
+      emitSessionFrame(e);
       return;
     default:
       throw new RangeError(`kernel function ${id} is not compiled in place`);

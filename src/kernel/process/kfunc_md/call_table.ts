@@ -69,20 +69,20 @@ export const DEPTH_SHIFT = 48;
 /** Entries for one byte of `touched`. */
 export const CHUNK = 64;
 /** An entry is at one of so many places of the first half, or of the second. */
-const FIRST_PLACES = 8;
-const SECOND_PLACES = 56;
+export const FIRST_PLACES = 8;
+export const SECOND_PLACES = 56;
 /**
  * From each place to the next it is so many times as far as before, from 1 on: the first few are near the word's first
  * place, the others all over the table, since deep stacks fill whole stretches of it.
  */
-const STEP_FACTOR = 5; // rdi + 4 * rdi
+export const STEP_FACTOR = 5; // rdi + 4 * rdi
 const stepAfter = (places: number): number =>
   Array.from({ length: places }).reduce<number>(step => Math.imul(step, STEP_FACTOR), 1);
 const LAST_OF_FIRST = stepAfter(FIRST_PLACES);
 const LAST_OF_SECOND = stepAfter(FIRST_PLACES + SECOND_PLACES);
 const GOLDEN = 0x9e37_79b9;
 /** The entries of one word at other depths are further on. */
-const DEPTH_STEP = 8;
+export const DEPTH_STEP = 8;
 /** Consecutive stack words have consecutive entries; each stretch of 64 KiB of stack begins elsewhere. */
 const BLOCK_SHIFT = 16;
 const WORD_SHIFT = 4;

@@ -9,7 +9,7 @@ import type { RemoteThread } from '../../../process/remote.js';
 import { goesOnAt } from '../../../process/stacks.js';
 import type { SelectorSet } from '../../../process/symbols/selector.js';
 import { BpfError } from '../../errno.js';
-import type { FunctionPrototype, LinkTarget, SkippedFunction, SkipReason } from '../../kernel.js';
+import type { BpfProg, FunctionPrototype, LinkTarget, SkippedFunction, SkipReason } from '../../kernel.js';
 import { RefusedTargetError } from '../../refused.js';
 import { checkFunctions } from '../ftrace/check.js';
 import { exitDenied } from '../ftrace/exit_deny.js';
@@ -89,6 +89,8 @@ export class Hooks implements LinkHost {
   allowModifyReturn: SelectorSet | undefined;
   /** What a function takes and returns, where its module's types say so: asked for programs that were verified against types. */
   prototypeOf: (target: ProcessTarget) => FunctionPrototype | undefined = () => undefined;
+  /** Whether a program is one of the process's. */
+  isLoaded: (program: BpfProg) => boolean = () => true;
   /** Told before any return address is ours. */
   onReturns: (place: ReturnPlace) => void = () => {};
   /** What waits for nobody to be in code of ours. */
@@ -140,6 +142,14 @@ export class Hooks implements LinkHost {
   /** Whether a modify-return program may be attached to a function. */
   mayModifyReturn({ owner, aliases }: ProcessTarget): boolean {
     return this.allowModifyReturn?.matchesFunction(owner, aliases) ?? false;
+  }
+
+  checkLoaded(program: BpfProg): void {
+    if (!this.isLoaded(program))
+      throw new BpfError(
+        'EBADF',
+        `program ${program.name} is not loaded into process ${this.#stopper.process.pid}, or was freed; load it there`,
+      );
   }
 
   missedCounter(): Block {

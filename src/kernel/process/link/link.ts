@@ -21,6 +21,8 @@ export interface LinkHost {
   /** A counter in shared memory for a link's missed calls. */
   missedCounter(): Block;
   attach(link: Link, targets: readonly LinkTarget[], skipInvalid: boolean): Attached;
+  /** Throws EBADF for a program that is not loaded into this process. */
+  checkLoaded(program: BpfProg): void;
   /** Gives all its functions another program. Returns how long the process stood still, ms. */
   update(link: Link, program: LoadedProgram): number;
   /** Returns how long the process stood still, ms. */
@@ -122,6 +124,12 @@ export abstract class Link {
 
   protected join(targets: readonly LinkTarget[], skipInvalid: boolean): void {
     this.#checkAttached();
+    for (const { target, cookie } of targets)
+      if (BigInt.asUintN(64, cookie) !== cookie)
+        throw new BpfError(
+          'EINVAL',
+          `the cookie ${cookie} of ${target.module}:${target.name} is no unsigned number of 64 bits`,
+        );
     const from = performance.now();
     const done = this.#host.attach(this, targets, skipInvalid);
     this.#attachMs += performance.now() - from;
@@ -143,6 +151,7 @@ export abstract class Link {
         'EINVAL',
         `program ${prog.name} is ${prog.attachType}, and link ${this.id} is for ${this.#prog.attachType}; create another link for it`,
       );
+    this.#host.checkLoaded(prog);
     const next = prog as LoadedProgram;
     next.hold?.();
     try {

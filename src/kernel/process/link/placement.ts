@@ -33,14 +33,14 @@ interface Promised {
 }
 
 /**
- * The region of each slot. New ones are planned and put behind `regions`; `hasShared` tells what is in a region already.
+ * The region of each slot that wants one. New ones are planned and put behind `regions`; `hasShared` tells what is in a region already.
  */
 export function placeSlots(
   process: TracedProcess,
   regions: CodeRegion[],
-  wanting: readonly Wanting[],
+  wanting: readonly (Wanting | undefined)[],
   hasShared: (region: CodeRegion, code: PlannedCode) => boolean,
-): CodeRegion[] {
+): (CodeRegion | undefined)[] {
   const promised = new Map<CodeRegion, Promised>();
   const promisedOf = (region: CodeRegion): Promised => {
     let known = promised.get(region);
@@ -64,12 +64,24 @@ export function placeSlots(
     if (fresh) mine.shared.add(shared.key);
     return true;
   };
-  const regionOf: (CodeRegion | undefined)[] = wanting.map(wish =>
-    regions.find(r => r.reaches(wish.module.start, wish.module.end) && take(r, wish)),
-  );
-  const homeless = wanting.filter((_, i) => regionOf[i] === undefined);
+  const inReach = new Map<Module, CodeRegion[]>();
+  const reaching = (module: Module): CodeRegion[] => {
+    let known = inReach.get(module);
+    if (known === undefined) {
+      known = regions.filter(r => r.reaches(module.start, module.end));
+      inReach.set(module, known);
+    }
+    return known;
+  };
+  const homeless: Wanting[] = [];
+  const regionOf = wanting.map(wish => {
+    if (wish === undefined) return undefined;
+    const region = reaching(wish.module).find(r => take(r, wish));
+    if (region === undefined) homeless.push(wish);
+    return region;
+  });
   const planned = planRegions(process, regions, homeless);
-  return wanting.map(({ module }, i) => regionOf[i] ?? planned.get(module)!);
+  return wanting.map((wish, i) => wish && (regionOf[i] ?? planned.get(wish.module)!));
 }
 
 /** Plans regions for slots that have no place, by module. */

@@ -14,6 +14,7 @@ import { PATCH_SIZE } from '../ftrace/patch_site.js';
 import { CALLER_SAVED } from '../jit/register_map.js';
 import { listsSize, type ProgramLists } from '../kfunc_md/lists.js';
 import { RECORD } from '../kfunc_md/record.js';
+import type { LoadedProgram } from '../program.js';
 import { type DirectSpec, directSpecKey, emitDirectTrampoline } from '../trampoline/direct.js';
 import { emitFullTrampoline, type FullSpec, fullSpecKey, type ReturnPlace } from '../trampoline/full.js';
 import { emitGlobalTrampoline, specKey, type TrampolineSpec } from '../trampoline/global.js';
@@ -41,6 +42,8 @@ export interface SlotPlan {
   readonly displacedAt: number;
   /** Bytes. */
   readonly size: number;
+  /** Slots of one function with the same code have the same. */
+  readonly codeKey: string;
 }
 
 const EIGHT = 8;
@@ -81,7 +84,37 @@ export class TrampolineCode {
   }
 }
 
-export function planSlot(wish: SlotWish, codes: TrampolineCode): SlotPlan {
+/** Plans slots one after the other: a link wants thousands that are alike. */
+export class SlotPlanner {
+  readonly #codes: TrampolineCode;
+  readonly #known = new Map<string, SlotPlan>();
+  #program: LoadedProgram | undefined;
+
+  constructor(codes: TrampolineCode) {
+    this.#codes = codes;
+  }
+
+  plan(wish: SlotWish): SlotPlan {
+    const { site, programs } = wish;
+    const [{ program, plain }] = programs;
+    // What follows from the program, where it is the only one and minds no prototype, and from the site.
+    if (programs.length > 1 || program.context.layout !== 'registers' || program.attachType !== 'fentry')
+      return planSlot(wish, this.#codes);
+    if (program !== this.#program) {
+      this.#program = program;
+      this.#known.clear();
+    }
+    const key = `${plain} ${site.kind} ${site.address - site.function} ${displacedSize(site)}`;
+    let plan = this.#known.get(key);
+    if (plan === undefined) {
+      plan = planSlot(wish, this.#codes);
+      this.#known.set(key, plan);
+    }
+    return plan;
+  }
+}
+
+function planSlot(wish: SlotWish, codes: TrampolineCode): SlotPlan {
   const { site, programs, target } = wish;
   const nopSled = site.kind === 'nop-sled';
   const loaded = programs.map(({ program }) => program);
@@ -112,7 +145,8 @@ export function planSlot(wish: SlotWish, codes: TrampolineCode): SlotPlan {
           record: 'slot',
         };
     const trampoline = codes.global(spec);
-    const common = { context, trampoline, lists: undefined, listsAt: 0, entryAt: RECORD.size };
+    const codeKey = codeKeyOf(nopSled ? 'sled' : 'global', trampoline);
+    const common = { context, trampoline, lists: undefined, listsAt: 0, entryAt: RECORD.size, codeKey };
     const displacedAt = RECORD.size + CALL_STUB_LENGTH;
     if (nopSled) return { ...common, kind: 'sled', displacedAt: RECORD.size, size: RECORD.size };
     return { ...common, kind: 'global', displacedAt, size: displacedAt + size };
@@ -135,6 +169,7 @@ export function planSlot(wish: SlotWish, codes: TrampolineCode): SlotPlan {
       entryAt: RECORD.size,
       displacedAt,
       size: displacedAt + size,
+      codeKey: codeKeyOf('direct', trampoline),
     };
   }
   const lists = listsOf(programs, context.result);
@@ -153,10 +188,12 @@ export function planSlot(wish: SlotWish, codes: TrampolineCode): SlotPlan {
   if (!direct) {
     const displacedAt = RECORD.size + JUMP_STUB_LENGTH;
     const listsAt = aligned(displacedAt + size);
+    const trampoline = codes.full({ ...spec, displaced: displacedAt });
     return {
       kind: 'full',
       context,
-      trampoline: codes.full({ ...spec, displaced: displacedAt }),
+      trampoline,
+      codeKey: codeKeyOf('full', trampoline),
       lists,
       listsAt,
       entryAt: RECORD.size,
@@ -181,7 +218,13 @@ export function planSlot(wish: SlotWish, codes: TrampolineCode): SlotPlan {
     entryAt,
     displacedAt,
     size: entryAt + RECORD_LOAD_LENGTH + trampoline.code.length,
+    codeKey: codeKeyOf('own', trampoline),
   };
+}
+
+/** Lists are data: how many programs there are makes no other code, but where they stand in front of it. */
+function codeKeyOf(kind: SlotPlan['kind'], { key }: PlannedCode): string {
+  return `${kind} ${key}`;
 }
 
 /** The program of a nop sled's trampoline finds them where it looks. */

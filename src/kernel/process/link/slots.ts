@@ -28,7 +28,7 @@ import {
 } from '../trampoline/slot.js';
 import { placeSlots } from './placement.js';
 import { plainEntries } from './program_lists.js';
-import { type PlannedCode, planSlot, type SlotPlan, TrampolineCode } from './slot_plan.js';
+import { type PlannedCode, type SlotPlan, SlotPlanner, TrampolineCode } from './slot_plan.js';
 
 const RET = 0xc3;
 
@@ -99,9 +99,10 @@ export class Slots {
 
   /** Makes slots in regions that are mapped, or in new ones, which `mapNew` maps during the stop. */
   make(wishes: readonly SlotWish[]): Slot[] {
-    const plans = wishes.map(wish => planSlot(wish, this.codes));
+    const planner = new SlotPlanner(this.codes);
+    const plans = wishes.map(wish => planner.plan(wish));
     const regionOf = this.#assignRegions(wishes, plans);
-    return wishes.map((wish, i) => this.#write(wish, plans[i], regionOf));
+    return wishes.map((wish, i) => this.#write(wish, plans[i], regionOf[i]));
   }
 
   /** Maps the regions that were planned since. */
@@ -161,29 +162,24 @@ export class Slots {
   }
 
   /** Chooses a region for each slot that has no spare place, planning new ones where none has room within reach. */
-  #assignRegions(wishes: readonly SlotWish[], plans: readonly SlotPlan[]): Map<SlotWish, CodeRegion> {
-    const placed = wishes.filter(({ target }, i) => this.#spareFor(target, plans[i]) === undefined);
-    const planOf = new Map(wishes.map((wish, i) => [wish, plans[i]]));
-    const regions = placeSlots(
+  #assignRegions(wishes: readonly SlotWish[], plans: readonly SlotPlan[]): (CodeRegion | undefined)[] {
+    const wanting = wishes.map(({ target }, i) => {
+      const plan = plans[i];
+      if (this.#spareFor(target, plan) !== undefined) return undefined;
+      return { module: target.owner, size: plan.size, shared: isShared(plan) ? plan.trampoline : undefined };
+    });
+    return placeSlots(
       this.#stopper.process,
       this.#regions,
-      placed.map(wish => {
-        const plan = planOf.get(wish)!;
-        return {
-          module: wish.target.owner,
-          size: plan.size,
-          shared: isShared(plan) ? plan.trampoline : undefined,
-        };
-      }),
+      wanting,
       (region, { key }) => this.#trampolines.get(region)?.has(key) === true,
     );
-    return new Map(placed.map((wish, i) => [wish, regions[i]]));
   }
 
-  #write(wish: SlotWish, plan: SlotPlan, regionOf: ReadonlyMap<SlotWish, CodeRegion>): Slot {
+  #write(wish: SlotWish, plan: SlotPlan, home: CodeRegion | undefined): Slot {
     const { target, site, programs } = wish;
     const { kind, lists, listsAt, entryAt, displacedAt } = plan;
-    const block = this.#takeSpare(target, plan) ?? regionOf.get(wish)!.alloc(plan.size);
+    const block = this.#takeSpare(target, plan) ?? home!.alloc(plan.size);
     const { region } = block;
     const address = region.addressOf(block);
     const entries =
@@ -215,7 +211,7 @@ export class Slots {
       entry: address + BigInt(entryAt),
       sledCalls,
       displaced: address + BigInt(displacedAt),
-      codeKey: codeKeyOf(plan),
+      codeKey: plan.codeKey,
       more,
       target,
       claims: lists !== undefined && lists.exits.length > 0,
@@ -236,8 +232,9 @@ export class Slots {
   #spareFor(target: ProcessTarget, plan: SlotPlan): number | undefined {
     const blocks = this.#spare.get(target.address)?.blocks;
     if (blocks === undefined) return undefined;
-    const key = codeKeyOf(plan);
-    const index = blocks.findIndex(({ block, codeKey }) => codeKey === key && block.size >= plan.size);
+    const index = blocks.findIndex(
+      ({ block, codeKey }) => codeKey === plan.codeKey && block.size >= plan.size,
+    );
     return index < 0 ? undefined : index;
   }
 
@@ -266,11 +263,6 @@ export class Slots {
 
 function isShared({ kind }: SlotPlan): boolean {
   return kind === 'global' || kind === 'sled' || kind === 'full';
-}
-
-/** Lists are data: how many programs there are makes no other code, but where they stand in front of it. */
-function codeKeyOf({ kind, trampoline }: SlotPlan): string {
-  return `${kind} ${trampoline.key}`;
 }
 
 function entryOf({ program, cookie }: SlotProgram): RecordEntry {

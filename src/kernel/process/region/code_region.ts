@@ -14,9 +14,13 @@ import { PAGE_SIZE, planCodeAddress, SharedRegion } from './region.js';
 const SLOT_ALIGN = 64;
 const INT3 = 0xcc;
 
+/** Blocks larger than this have fewer sizes, so that one that was freed fits again. */
+const LARGE = 256;
+
 /** Bytes of a block for `size`. */
 export function roundedSize(size: number): number {
-  return (size + SLOT_ALIGN - 1) & -SLOT_ALIGN;
+  const step = size > LARGE ? LARGE : SLOT_ALIGN;
+  return (size + step - 1) & -step;
 }
 
 /** A piece of a code region. */

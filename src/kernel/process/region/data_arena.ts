@@ -4,7 +4,7 @@
  */
 
 import type { Arena, Block } from './arena.js';
-import type { SharedRegion } from './region.js';
+import { PAGE_SIZE, type SharedRegion } from './region.js';
 
 /** Every block starts at a cache line: two maps never share one. */
 const LINE = 64;
@@ -42,7 +42,7 @@ export class DataArena implements Arena {
     let region = this.regions[this.regions.length - 1];
     let start = (this.#used + align - 1) & -align;
     if (start + rounded > region.size) {
-      region = this.#mapRegion(Math.max(DATA_REGION_BYTES, rounded));
+      region = this.#mapRegion(Math.max(DATA_REGION_BYTES, (rounded + PAGE_SIZE - 1) & -PAGE_SIZE));
       this.regions.push(region);
       start = 0;
     }

@@ -9,8 +9,8 @@
  *     ctx - 40    fsession: 0 when the function is entered, 1 when it returns
  *
  * Trampolines write it, the JIT reads it (bpf_get_func_ip, bpf_get_attach_cookie, bpf_get_func_arg, bpf_get_stack,
- * bpf_session_cookie, bpf_session_is_return). `ctx - 16` and `ctx - 24` are there for programs that say they need them, and
- * for all that are not plain fentry; `ctx - 32` and `ctx - 40` for fsession only.
+ * bpf_session_cookie, bpf_session_frame, bpf_session_is_return). `ctx - 16` and `ctx - 24` are there for programs that say
+ * they need them, and for all that are not plain fentry; `ctx - 32` and `ctx - 40` for fsession only.
  */
 
 /** How far below the context the frame of plain fentry programs goes. */

@@ -129,5 +129,6 @@ function session(step: Step, id: number): Value {
   const context = step.read(1);
   if (context.kind !== 'ctx') wrongType(step, 1, 'ctx');
   checkWholeContext(step, 1, context);
-  return id === KFUNC.bpf_session_is_return ? fromRange(0n, 1n) : memory('mem', COOKIE_SIZE);
+  if (id === KFUNC.bpf_session_is_return) return fromRange(0n, 1n);
+  return id === KFUNC.bpf_session_frame ? UNKNOWN : memory('mem', COOKIE_SIZE);
 }

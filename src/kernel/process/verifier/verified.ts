@@ -26,7 +26,7 @@ export interface ProgramNeeds {
   readonly stack: boolean;
   /** a helper reads the record of the traced function */
   readonly record: boolean;
-  /** the thread's block: per-CPU maps, its number, its id */
+  /** the thread's block: per-CPU maps, its number, its name */
   readonly thread: boolean;
   /** it must not be entered again on the same thread */
   readonly guard: boolean;
@@ -49,7 +49,7 @@ export interface WalkStatistics {
 const READS_ANY_MEMORY = [4, 6, 27, 45, 67, 112, 113, 114, 115, 148, 165, 177];
 const WALKS_STACK = [27, 67];
 const READS_RECORD = [173, 183, 185];
-const KNOWS_THREAD = [6, 7, 8, 14, 16, 25, 156, 157, 177];
+const KNOWS_THREAD = [6, 7, 8, 16, 25, 156, 157, 177];
 const SPIN_LOCK = 93;
 const TAIL_CALL = 12;
 const TASK_STORAGE_GET = 156;

@@ -284,6 +284,13 @@ const RESULTS: readonly Rule[] = [
     attach: 'fsession',
   },
   {
+    name: 'a session’s frame is a number',
+    accept: p => end(p.callKfunc(KFUNC.bpf_session_frame).store(8, R10, -8, R0)),
+    refuse: p => end(p.callKfunc(KFUNC.bpf_session_frame).store(8, R0, 0, 1)),
+    because: "R0 invalid mem access 'scalar'",
+    attach: 'fsession',
+  },
+  {
     name: 'a sleepable program’s copy fits',
     accept: p => end(at(p.mov(R2, 8).mov(R3, 0), R1, -8).call(HELPER.copy_from_user)),
     refuse: p => end(at(p.mov(R2, 16).mov(R3, 0), R1, -8).call(HELPER.copy_from_user)),
