@@ -34,7 +34,10 @@ function checkMov(step: Step, operation: Operation & { kind: 'mov' }): Value {
   const value = step.read(src);
   if (value.kind === 'scalar') {
     if (operation.width === 64 || value.max <= HALF) return copied(step, src, value);
-    return lowHalf(value);
+    const low = lowHalf(value);
+    if (isConstant(low)) return low;
+    const { id, delta } = copied(step, src, value);
+    return withId(low, id, delta, true);
   }
   if (operation.width === 64) return value;
   // The traced process's own pointers are numbers of its own; ours are not given away.

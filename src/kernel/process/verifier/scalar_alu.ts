@@ -58,7 +58,7 @@ export function scalarBinary(name: BinaryName, width: Width, dst: Scalar, src: S
       if (b.min > a.max) return a;
       return b.min > 0n ? fromRange(0n, smallest(a.max, b.max - 1n)) : fromRange(0n, a.max);
     case 'sdiv':
-      return positive ? scalarBinary('div', width, a, b) : unknown;
+      return positive ? scalarBinary('div', width, a, b) : signedQuotient(width, a, b);
     case 'smod':
       return positive ? scalarBinary('mod', width, a, b) : signedRemainder(width, a, b);
     case 'and': {
@@ -198,14 +198,37 @@ function product(width: Width, a: Scalar, b: Scalar): Scalar {
 
 /** A signed remainder has the sign of the number, and is smaller than the divisor. */
 function signedRemainder(width: Width, a: Scalar, b: Scalar): Scalar {
-  if (!isConstant(b) || width === HALF) return unknownOf(width);
-  const divisor = b.smin < 0n ? -b.smin : b.smin;
-  if (divisor === 0n) return a;
-  const most = divisor - 1n;
-  return fromSignedRange(
-    a.smin >= 0n ? 0n : largest(a.smin, -most),
-    a.smax <= 0n ? 0n : smallest(a.smax, most),
-  );
+  if (!isConstant(b)) return unknownOf(width);
+  const by = BigInt.asIntN(width, b.min);
+  if (by === 0n) return a;
+  const most = (by < 0n ? -by : by) - 1n;
+  const [smin, smax] = signedRange(width, a);
+  return fromSigned(width, smin >= 0n ? 0n : largest(smin, -most), smax <= 0n ? 0n : smallest(smax, most));
+}
+
+/** A quotient by a constant is between those of the ends. */
+function signedQuotient(width: Width, a: Scalar, b: Scalar): Scalar {
+  if (!isConstant(b)) return unknownOf(width);
+  const by = BigInt.asIntN(width, b.min);
+  const [smin, smax] = signedRange(width, a);
+  if (by === 0n) return constant(0);
+  // The smallest number by -1 is itself.
+  if (by === -1n && smin === (width === HALF ? BigInt(S32_MIN) : SMIN)) return unknownOf(width);
+  return by > 0n ? fromSigned(width, smin / by, smax / by) : fromSigned(width, smax / by, smin / by);
+}
+
+function signedRange(width: Width, a: Scalar): readonly [bigint, bigint] {
+  return width === HALF ? [BigInt(a.smin32), BigInt(a.smax32)] : [a.smin, a.smax];
+}
+
+/** The numbers of `width` bits between these, zero above. */
+function fromSigned(width: Width, smin: bigint, smax: bigint): Scalar {
+  if (width === 64) return fromSignedRange(smin, smax);
+  const bounds = unbounded();
+  bounds.max = LOW;
+  bounds.smin32 = Number(smin);
+  bounds.smax32 = Number(smax);
+  return settle(bounds) as Scalar;
 }
 
 function shift(name: 'lsh' | 'rsh' | 'arsh', width: Width, a: Scalar, count: bigint): Scalar {

@@ -286,6 +286,26 @@ const PAIRS: readonly Rule[] = [
     because: OUTSIDE,
   },
   {
+    name: 'a copy of the lower half is bounded with it',
+    accept: index((p, out) =>
+      p.mov32(R2, R7).jump32('sgt', R7, 31, out).jump32('slt', R7, 0, out).mov(R7, R2),
+    ),
+    refuse: index((p, out) => p.mov32(R2, R7).jump32('sgt', R2, 31, out).jump32('slt', R2, 0, out)),
+    because: OUTSIDE,
+  },
+  {
+    name: 'a signed remainder of 32 bits is smaller than what divides',
+    accept: index((p, out) => p.smod32(R7, 32).jump32('slt', R7, 0, out)),
+    refuse: index((p, out) => p.smod32(R7, 33).jump32('slt', R7, 0, out)),
+    because: OUTSIDE,
+  },
+  {
+    name: 'a signed quotient is as much nearer to zero',
+    accept: index(p => p.movsx(8, R7, R7).sdiv(R7, 8), 16),
+    refuse: index(p => p.movsx(8, R7, R7).sdiv(R7, 7), 16),
+    because: OUTSIDE,
+  },
+  {
     name: 'a copy of a sum is bounded with it',
     accept: index((p, out) =>
       p.mov32(R7, R7).mov32(R2, R7).add32(R7, 1).mov32(R3, R7).jump32('ge', R2, 31, out).mov(R7, R3),
