@@ -3,6 +3,7 @@
  * used again, children that still run what their parent let go of, threads that never come back.
  */
 
+import { join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { describe, expect, test } from 'vitest';
@@ -17,6 +18,7 @@ import { missingBpfCompiler } from './support/bpf.js';
 import { killOne, Running } from './support/command.js';
 import { compileTarget } from './support/compile.js';
 import { linkObject, openEight, plugin } from './support/eight.js';
+import { ROOT } from './support/paths.js';
 import { changedCode, readMemory } from './support/process.js';
 import { missingCommand, SOAK } from './support/skip.js';
 
@@ -134,6 +136,9 @@ describe.skipIf(lacking !== undefined)('programs', () => {
     expect(() => one.kernel.linkCreate({ prog: other, target })).toThrow(/is not loaded into process/);
     const link = one.kernel.linkCreate({ prog: mine, target, cookie: 2n ** 64n - 1n });
     expect(() => link.update(other)).toThrow(/is not loaded into process/);
+    const array = one.kernel.mapCreate({ type: 3, name: 'jumps', keySize: 4, valueSize: 4, maxEntries: 1 });
+    expect(() => array.updateObject!(new Uint8Array(4), other)).toThrow(/loaded in the process/);
+    array.updateObject!(new Uint8Array(4), mine);
     for (const cookie of [-1n, 2n ** 64n])
       expect(() => one.kernel.linkCreate({ prog: mine, target, cookie })).toThrow(
         /cookie -?\d+ of eight:counted is no unsigned number of 64 bits/,
@@ -302,3 +307,49 @@ test.skipIf(missingCommand('gcc') !== undefined)(
     }
   },
 );
+
+describe.skipIf(lacking !== undefined)('killed', () => {
+  const ROUNDS = SOAK ? 60 : 2;
+  const SCRIPT = `
+    import { BpfObject, openProcess, ProcessKernel } from ${JSON.stringify(join(ROOT, 'dist', 'index.js'))};
+    const [pid, file] = process.argv.slice(1);
+    const kernel = new ProcessKernel(openProcess(Number(pid)));
+    const object = BpfObject.open(file);
+    for (const program of object.programs) program.autoload = program.name !== 'takes_pointer';
+    object.load(kernel);
+    object.attach();
+    console.log('attached');
+    const links = ['one', 'exit_one'].map(name => object.program(name).link);
+    const others = [['two', 'one'], ['exit_two', 'exit_one']];
+    for (let i = 0; ; i++)
+      for (const [k, link] of links.entries()) link.update(object.program(others[k][i % 2]).prog);
+  `;
+
+  for (const [what, flags] of [
+    ['moved instructions', []],
+    ['nop sleds', ['-fpatchable-function-entry=5']],
+  ] as const)
+    test(`multitrace is killed while it updates links: the program goes on, and the next one tidies up (${what})`, async () => {
+      const eight = await openEight(flags);
+      eight.kernel.close();
+      for (let round = 0; round < ROUNDS; round++) {
+        const spinning = eight.say('spin 3000000');
+        const tracer = new Running(process.execPath, [
+          '--input-type=module',
+          '-e',
+          SCRIPT,
+          `${eight.pid}`,
+          linkObject('update'),
+        ]);
+        await tracer.expectOutput(/^attached\n/);
+        await new Promise(resolve => setTimeout(resolve, Math.random() * 60));
+        killOne(tracer.pid);
+        await tracer.ended;
+        expect(await spinning).toBe('spun 3000000');
+      }
+      const kernel = new ProcessKernel(openProcess(eight.pid));
+      kernel.close();
+      expect(changedCode(eight.pid).changed).toEqual([]);
+      await eight.end();
+    });
+});

@@ -343,6 +343,16 @@ describe.skipIf(lacking !== undefined)('agreement of types', () => {
     await eight.end();
   });
 
+  test('what an IFUNC chose, written in assembler, is opaque with debug information and without', async () => {
+    const eight = await openEight();
+    using object = open('eight', 'takes_int');
+    object.load(eight.kernel);
+    const [[strlen]] = eight.kernel.functionsNamed(['libc:strlen']);
+    expect(eight.kernel.prototypeOf(strlen)).toBeUndefined();
+    expect(object.program('takes_int').attachMulti({ names: ['eight_1', 'libc:strlen'] }).attached).toBe(2);
+    await eight.end();
+  });
+
   test('attachTracing makes a multi program of one that was written for a function', async () => {
     const eight = await openEight();
     using object = open('eight', 'entry_1');

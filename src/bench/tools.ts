@@ -18,6 +18,7 @@ export const PACKAGES: Readonly<Record<string, string>> = {
   perf: 'linux-perf',
 };
 
+const DEBUGGERS: ReadonlySet<string> = new Set(['gdb', 'ltrace']);
 const ROUNDS = 3;
 const LIMIT_MS = 30_000;
 const INT3 = 0xcc;
@@ -39,7 +40,8 @@ function tool(
     group: 'peer',
     calls,
     threads: 1,
-    byClock: true,
+    // A debugger stops the thread at each event; the others do their work in it.
+    byClock: DEBUGGERS.has(command),
     rounds: ROUNDS,
     ...(mostCalls === undefined ? {} : { mostCalls }),
     attach: async round => {

@@ -53,10 +53,12 @@ export function linked(w: Writer): void {
   const x = w.free.length > 0 ? random.pick(w.free) : R1;
   const distance = random.pick([0, 0, 1, 4, -1, -8]);
   const size = random.pick<AccessSize>([4, 8, 8]);
+  const narrow = random.once(3);
   const onStack = random.once(2);
   const put = (from: Register): void => {
     if (random.once(size === 4 ? 2 : 6)) p.mov(R3, from);
     if (onStack) p.store(size, R10, slot, from);
+    else if (narrow) p.mov(R2, from).add32(R2, distance);
     else p.mov(R2, from).add(R2, distance);
   };
   w.number(x);

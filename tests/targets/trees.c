@@ -110,6 +110,8 @@ static void *worker(void *arg) {
   snprintf(name, sizeof name, "worker-%d", id);
   pthread_setname_np(pthread_self(), name);
   for (int i = 0; i < 20; i++) job(200 * id);
+  /* Who looks for its name finds it. */
+  nap(500000);
   return NULL;
 }
 static void *crowded(void *arg) {

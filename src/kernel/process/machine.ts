@@ -25,6 +25,7 @@ import type {
   TracingLink,
   TracingMultiLink,
 } from '../kernel.js';
+import { sitesOf } from './ftrace/module_sites.js';
 import { PreparedText } from './ftrace/text_edit.js';
 import { CycleScale } from './helpers/time.js';
 import { compileProgram } from './jit/compile.js';
@@ -229,7 +230,10 @@ export class ProcessKernel implements Kernel {
   }
 
   mapCreate(attr: MapCreateAttr): BpfMap {
-    const map = createMap(attr, this.#nextId++, this.#arena, this.#runtime.mapSupport);
+    const map = createMap(attr, this.#nextId++, this.#arena, {
+      ...this.#runtime.mapSupport,
+      isLoaded: program => this.#programs.has(program as LoadedProgram),
+    });
     this.#maps.set(map.id, map);
     return map;
   }
@@ -328,7 +332,11 @@ export class ProcessKernel implements Kernel {
     if (target.prototype !== undefined) return target.prototype;
     const known = this.#targets.get(target.address);
     const types = known === undefined ? undefined : this.#typesOf(known.owner);
-    return known && types && prototypeOf(types, known.aliases);
+    if (known === undefined || types === undefined) return undefined;
+    // Of an IFUNC, what it chose: its own name is that of the function that chooses.
+    const { elf, name } = known.owner;
+    const code = sitesOf(elf, name).functionAt(known.fileAddress);
+    return code && prototypeOf(types, code.aliases);
   }
 
   /** Types are kept while programs are loaded that were verified against some: more targets may be compared. */

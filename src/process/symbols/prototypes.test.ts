@@ -57,7 +57,8 @@ describe.skipIf(missing.length > 0)('a library with debug information', () => {
   it('gives its functions their prototypes', () => {
     expect(names(path, 'add')).toMatchObject({ nargs: 2, args: ['thing_t *', 'int'], variadic: false });
     expect(names(path, 'hidden')?.args).toEqual(['int *']);
-    expect(names(path, 'nothing')).toMatchObject({ nargs: 0, returns: 0 });
+    // `void (void)` is what there is of functions in assembler, too.
+    expect(names(path, 'nothing')).toBeUndefined();
     expect(names(path, 'vf')).toMatchObject({ args: ['const char *'], variadic: true });
     expect(names(path, 'absent')).toBeUndefined();
   });

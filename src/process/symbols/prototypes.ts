@@ -55,7 +55,8 @@ export function moduleTypes(path: string, options: ModuleTypesOptions = {}): Btf
 
 /**
  * What a function takes and returns; of several names (aliases of one function), the first that the types have.
- * `undefined` where they have none.
+ * `undefined` where they have none, and for what takes and returns nothing: it may be written in assembler, which says
+ * nothing of it.
  */
 export function prototypeOf(btf: Btf, names: string | readonly string[]): FunctionPrototype | undefined {
   for (const name of typeof names === 'string' ? [names] : names) {
@@ -63,6 +64,8 @@ export function prototypeOf(btf: Btf, names: string | readonly string[]): Functi
     const func = id === undefined ? undefined : btf.type(id);
     const proto = func?.kind === 'func' ? btf.type(func.type) : undefined;
     if (proto?.kind !== 'func_proto') continue;
+    // Assemblers write no prototypes: what they leave of `memcpy` is `void (void)`, as of functions that are that.
+    if (proto.params.length === 0 && proto.returnType === 0) continue;
     const params = proto.params.map(({ type }) => type);
     const variadic = params.length > 0 && params[params.length - 1] === 0;
     if (variadic) params.pop();

@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from 'vitest';
 import { type Call, CallTrees, type StackOf, type Tree } from './call_tree.js';
-import type { TracedFunction } from './tracer.js';
+import type { TracedFunction } from './traced_function.js';
 
 const MAIN = 0x7fff_0000_0000;
 

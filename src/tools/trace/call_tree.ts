@@ -9,7 +9,7 @@
  */
 
 import type { Entered, Returned, Unwound } from './records.js';
-import type { TracedFunction } from './tracer.js';
+import type { TracedFunction } from './traced_function.js';
 
 /**
  * How a call ended: it returned; it was left by a jump or an exception; its thread or process ended; tracing ended while it

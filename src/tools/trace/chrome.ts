@@ -15,9 +15,8 @@ const OTHER_STACK = 0x4000_0000;
 export class ChromeExport implements TraceSink, TraceExport {
   readonly #file: ExportFile;
   readonly #threadName: (pid: number, tid: number) => string;
-  readonly #tracks = new Set<string>();
-  #otherTracks = 0;
-  readonly #others = new Map<string, number>();
+  /** By process, thread and stack. */
+  readonly #tracks = new Map<string, { readonly tree: Tree; readonly track: number }>();
   #first = true;
 
   constructor(file: ExportFile, threadName: (pid: number, tid: number) => string) {
@@ -44,34 +43,31 @@ export class ChromeExport implements TraceSink, TraceExport {
   }
 
   finish(): void {
+    // Threads are named after they have begun: at the end names are known best.
+    const processes = new Set<number>();
+    for (const { tree, track } of this.#tracks.values()) {
+      const { pid, tid, stack } = tree;
+      const name = this.#threadName(pid, tid);
+      if (!processes.has(pid)) this.#name('process_name', pid, track, this.#threadName(pid, pid));
+      processes.add(pid);
+      this.#name('thread_name', pid, track, stack === 0 ? name : `${name} (${tid}, stack ${stack + 1})`);
+    }
     this.#file.write('\n]}\n');
     this.#file.close();
   }
 
-  /** The track of a tree's stack, named when it is first seen. */
-  #track({ pid, tid, stack }: Tree): number {
-    const key = `${pid} ${tid} ${stack}`;
-    let track = tid;
-    if (stack > 0) {
-      track = this.#others.get(key) ?? OTHER_STACK + this.#otherTracks++;
-      this.#others.set(key, track);
+  #name(name: string, pid: number, tid: number, shown: string): void {
+    this.#event({ name, ph: 'M', pid, tid, args: { name: shown } });
+  }
+
+  #track(tree: Tree): number {
+    const key = `${tree.pid} ${tree.tid} ${tree.stack}`;
+    let known = this.#tracks.get(key);
+    if (known === undefined) {
+      known = { tree, track: tree.stack === 0 ? tree.tid : OTHER_STACK + this.#tracks.size };
+      this.#tracks.set(key, known);
     }
-    if (this.#tracks.has(key)) return track;
-    this.#tracks.add(key);
-    const name = this.#threadName(pid, tid);
-    if (!this.#tracks.has(`${pid}`)) {
-      this.#tracks.add(`${pid}`);
-      this.#event({
-        name: 'process_name',
-        ph: 'M',
-        pid,
-        tid: track,
-        args: { name: this.#threadName(pid, pid) },
-      });
-    }
-    const shown = stack === 0 ? name : `${name} (${tid}, stack ${stack + 1})`;
-    this.#event({ name: 'thread_name', ph: 'M', pid, tid: track, args: { name: shown } });
-    return track;
+    return known.track;
   }
 
   #event(event: object): void {

@@ -1,29 +1,16 @@
 /**
- * The BPF programs behind `trace`. One runs at the entry and the return of every function (fsession) and writes a record
- * at each (records.ts); a second form of it also reads the texts that arguments point to, which takes loads that may
- * fault. Two small ones tell when frames are left without a return.
+ * The BPF program behind `trace`: it runs at the entry and the return of every function (fsession) and writes a record
+ * at each (records.ts); one form of it also reads the texts that arguments point to, which takes loads that may fault.
  *
  * A call either has both its records or none: an entry is dropped while the ring is nearly full, so that there is room
  * for the returns of those calls that have been entered, and what is dropped is counted.
  */
 
-import {
-  ProgramBuilder,
-  type ProgramLabel,
-  R0,
-  R1,
-  R2,
-  R3,
-  R4,
-  R6,
-  R7,
-  R8,
-  R9,
-  R10,
-} from '../../bpf/builder.js';
+import { ProgramBuilder, type ProgramLabel, R0, R1, R2, R3, R6, R7, R8, R9, R10 } from '../../bpf/builder.js';
 import { HELPER } from '../../bpf/helpers.js';
 import type { BpfInsn } from '../../bpf/instruction.js';
 import { KFUNC } from '../../bpf/kfuncs.js';
+import { LOST, type TraceMaps } from './maps.js';
 import {
   COOKIE,
   ENTERED,
@@ -34,33 +21,9 @@ import {
   RETURNED,
   RETURNED_TEXT,
   TEXT_BYTES,
-  UNWOUND,
 } from './records.js';
-
-interface MapId {
-  readonly id: number;
-}
-
-/** What the programs share. */
-export interface TraceMaps {
-  /** Ring buffer. */
-  readonly records: MapId & { readonly maxEntries: number };
-  /** Array of one value: the numbers of `LOST`. */
-  readonly lost: MapId;
-  /** Hash: tgid << 32 | tid to the frame of the call that the thread's tree begins with. Only where trees have chosen roots. */
-  readonly roots?: MapId;
-}
-
-/** Counters of what found no room: calls, and returns of calls that had found some. */
-export const LOST = { calls: 0, returns: 8, size: 16 } as const;
-
-/** Which threads. */
-export interface ThreadOptions {
-  /** The process has ids of threads where `bpf_get_current_pid_tgid` finds them; else every thread's is 0. */
-  readonly ids: boolean;
-  /** Only these threads; all where empty. */
-  readonly tids: readonly number[];
-}
+import { emitThread, type ThreadOptions } from './thread_choice.js';
+import { emitRoot, emitRootReturned, ROOT_STACK } from './tree_roots.js';
 
 export interface TraceProgramOptions extends ThreadOptions {
   /** Words of arguments in the program's context (`argumentWords`), all of which it writes. */
@@ -70,16 +33,11 @@ export interface TraceProgramOptions extends ThreadOptions {
 }
 
 /** Stack of the program. */
-const STACK = { thread: -8, frame: -16, word: -24, saved: -32 } as const;
+const STACK = { word: -24, saved: ROOT_STACK.saved } as const;
 /** The ring may be filled so far by entries: 7 of 8 parts. */
 const ENTRY_SHARE = 7 / 8;
 /** What `bpf_ringbuf_query` is asked: BPF_RB_AVAIL_DATA. */
 const AVAIL_DATA = 0;
-/**
- * A root's frame that lies above the last root's by no more than this is on the same stack: the last one was left
- * without a return. One that lies higher is on another stack, and the last one goes on when it returns.
- */
-const SAME_STACK_BYTES = 64 << 10;
 
 /**
  *     if (is_return) { if (*cookie) { write the result } }
@@ -99,22 +57,6 @@ export function traceProgram(maps: TraceMaps, options: TraceProgramOptions): Bpf
   b.mov(R0, 0);
   b.exit();
   return b.build();
-}
-
-/** r6 = context. Leaves r7 = tgid << 32 | tid, on the stack too. */
-function emitThread(b: ProgramBuilder, { ids, tids }: ThreadOptions, out: ProgramLabel): void {
-  if (!ids) {
-    b.mov(R7, 0);
-    return;
-  }
-  b.call(HELPER.get_current_pid_tgid);
-  b.mov(R7, R0);
-  if (tids.length === 0) return;
-  const wanted = b.label();
-  b.mov32(R1, R7);
-  for (const tid of tids) b.jump32('eq', R1, tid, wanted);
-  b.goto(out);
-  b.bind(wanted);
 }
 
 function emitEntered(
@@ -203,61 +145,6 @@ function emitTexts(b: ProgramBuilder): void {
   b.bind(done);
 }
 
-/**
- * Goes on where the call is in a tree, or begins one. r7 = thread, r8 = frame. A root that was left without a return
- * stays in the map until the thread's next one: what comes between is written, and its reader knows better.
- */
-function emitRoot(b: ProgramBuilder, roots: MapId, out: ProgramLabel): void {
-  const go = b.label();
-  const none = b.label();
-  const begin = b.label();
-  b.store(8, R10, STACK.thread, R7);
-  b.ldMap(R1, roots);
-  b.mov(R2, R10);
-  b.add(R2, STACK.thread);
-  b.call(HELPER.map_lookup_elem);
-  b.jump('eq', R0, 0, none);
-  b.mov(R9, R0);
-  emitIsRoot(b);
-  b.load(8, R2, R9);
-  const other = b.label();
-  b.jump('ne', R0, 0, other);
-  b.jump('eq', R2, 0, out);
-  b.goto(go);
-  b.bind(other);
-  b.jump('eq', R2, 0, begin);
-  // Called by the root that is there.
-  b.jump('gt', R2, R8, go);
-  b.mov(R3, R8);
-  b.sub(R3, R2);
-  b.jump('le', R3, SAME_STACK_BYTES, begin);
-  b.store(8, R10, STACK.saved, R2);
-  b.bind(begin);
-  b.store(8, R9, 0, R8);
-  b.goto(go);
-
-  b.bind(none);
-  emitIsRoot(b);
-  b.jump('eq', R0, 0, out);
-  b.store(8, R10, STACK.frame, R8);
-  b.ldMap(R1, roots);
-  b.mov(R2, R10);
-  b.add(R2, STACK.thread);
-  b.mov(R3, R10);
-  b.add(R3, STACK.frame);
-  b.mov(R4, 0);
-  b.call(HELPER.map_update_elem);
-  b.bind(go);
-}
-
-/** r0 = whether a tree may begin at the function. */
-function emitIsRoot(b: ProgramBuilder): void {
-  b.mov(R1, R6);
-  b.call(HELPER.get_attach_cookie);
-  b.rsh(R0, COOKIE.root);
-  b.and(R0, 1);
-}
-
 function emitReturned(
   b: ProgramBuilder,
   maps: TraceMaps,
@@ -328,84 +215,4 @@ function emitReturned(
   b.ldMapValue(R1, maps.lost, LOST.returns);
   b.atomicAdd(8, R1, 0, R2);
   b.goto(out);
-}
-
-/** The thread's tree ends where its root returns. r7 = thread, r8 = frame, r9 = the call's cookie. */
-function emitRootReturned(b: ProgramBuilder, roots: MapId): void {
-  const inner = b.label();
-  b.store(8, R10, STACK.thread, R7);
-  b.ldMap(R1, roots);
-  b.mov(R2, R10);
-  b.add(R2, STACK.thread);
-  b.call(HELPER.map_lookup_elem);
-  b.jump('eq', R0, 0, inner);
-  b.load(8, R2, R0);
-  b.jump('ne', R2, R8, inner);
-  b.rsh(R9, 1);
-  b.store(8, R0, 0, R9);
-  b.bind(inner);
-}
-
-/** `longjmp (env, …)`: where env is on the stack, calls below it are left. An fentry program. */
-export function longjmpProgram(maps: TraceMaps, threads: ThreadOptions): BpfInsn[] {
-  return unwoundProgram(maps, threads, b => {
-    b.load(8, R8, R6);
-  });
-}
-
-/** Of `struct _Unwind_Context` (libgcc, unwind-dw2.c): the CFA, behind 18 registers. */
-const CONTEXT_CFA = 144;
-
-/** `_Unwind_SetIP (context, …)`: an exception goes on in the frame that ends at the context's CFA. An fentry program. */
-export function unwindProgram(maps: TraceMaps, threads: ThreadOptions): BpfInsn[] {
-  return unwoundProgram(maps, threads, (b, out) => {
-    b.load(8, R3, R6);
-    b.add(R3, CONTEXT_CFA);
-    b.mov(R1, R10);
-    b.add(R1, STACK.word);
-    b.mov(R2, 8);
-    b.call(HELPER.probe_read_user);
-    b.jump('ne', R0, 0, out);
-    b.load(8, R8, R10, STACK.word);
-    // The word below it holds the return address into that frame.
-    b.sub(R8, 8);
-  });
-}
-
-function unwoundProgram(
-  maps: TraceMaps,
-  threads: ThreadOptions,
-  emitAddress: (b: ProgramBuilder, out: ProgramLabel) => void,
-): BpfInsn[] {
-  const b = new ProgramBuilder();
-  const out = b.label();
-  b.mov(R6, R1);
-  emitThread(b, threads, out);
-  emitAddress(b, out);
-  b.ldMap(R1, maps.records);
-  b.mov(R2, UNWOUND.size);
-  b.mov(R3, 0);
-  b.call(HELPER.ringbuf_reserve);
-  b.jump('eq', R0, 0, out);
-  b.mov(R9, R0);
-  b.store(8, R9, UNWOUND.thread, R7);
-  b.store(8, R9, UNWOUND.address, R8);
-  b.call(HELPER.ktime_get_ns);
-  b.store(8, R9, UNWOUND.time, R0);
-  b.mov(R1, R9);
-  b.mov(R2, 0);
-  b.call(HELPER.ringbuf_submit);
-  b.bind(out);
-  b.mov(R0, 0);
-  b.exit();
-  return b.build();
-}
-
-/** A program that asks for its thread's id, and nothing else: it can be loaded where there are ids. An fentry program. */
-export function threadIdProgram(): BpfInsn[] {
-  const b = new ProgramBuilder();
-  b.call(HELPER.get_current_pid_tgid);
-  b.mov(R0, 0);
-  b.exit();
-  return b.build();
 }

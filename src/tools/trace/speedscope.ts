@@ -8,7 +8,8 @@ import type { ExportFile, TraceExport } from './export_file.js';
 import type { Block, TraceSink } from './selection.js';
 
 interface Profile {
-  readonly name: string;
+  /** One of its trees. */
+  readonly tree: Tree;
   /** For each event: its time, and twice the frame's number, plus one where it closes it. */
   readonly times: number[];
   readonly frames: number[];
@@ -47,8 +48,9 @@ export class SpeedscopeExport implements TraceSink, TraceExport {
     write('{"$schema":"https://www.speedscope.app/file-format-schema.json","exporter":"multitrace"');
     write(`,"name":${JSON.stringify(this.#title)},"shared":${JSON.stringify({ frames: this.#names })}`);
     write(',"profiles":[');
-    for (const [i, { name, times, frames, end }] of profiles.entries()) {
+    for (const [i, { tree, times, frames, end }] of profiles.entries()) {
       if (i > 0) write(',');
+      const name = this.#nameOf(tree);
       write(`\n{"type":"evented","name":${JSON.stringify(name)},"unit":"nanoseconds"`);
       write(`,"startValue":${times[0] - begin},"endValue":${end - begin},"events":[`);
       for (let k = 0; k < times.length; k++) {
@@ -61,13 +63,18 @@ export class SpeedscopeExport implements TraceSink, TraceExport {
     this.#file.close();
   }
 
-  #profile({ pid, tid, stack }: Tree): Profile {
+  /** At the end names are known best: threads are named after they have begun. */
+  #nameOf({ pid, tid, stack }: Tree): string {
+    const where = `${tid}${pid === tid ? '' : ` of ${pid}`}${stack === 0 ? '' : `, stack ${stack + 1}`}`;
+    return `${this.#threadName(pid, tid)} ${where}`.trim();
+  }
+
+  #profile(tree: Tree): Profile {
+    const { pid, tid, stack } = tree;
     const key = `${pid} ${tid} ${stack}`;
     let profile = this.#profiles.get(key);
     if (profile === undefined) {
-      const name = this.#threadName(pid, tid);
-      const where = `${tid}${pid === tid ? '' : ` of ${pid}`}${stack === 0 ? '' : `, stack ${stack + 1}`}`;
-      profile = { name: `${name} ${where}`.trim(), times: [], frames: [], end: 0 };
+      profile = { tree, times: [], frames: [], end: 0 };
       this.#profiles.set(key, profile);
     }
     return profile;

@@ -11,21 +11,16 @@ import type {
   LinkTarget,
   ProgLoadAttr,
   SkippedFunction,
-  TargetFunction,
   TracingMultiLink,
 } from '../../kernel/kernel.js';
 import { SelectorSet } from '../../process/symbols/selector.js';
-import { type Signature, signatureOf } from '../signature.js';
 import { FunctionSlots } from '../targets.js';
-import {
-  LOST,
-  longjmpProgram,
-  type TraceMaps,
-  threadIdProgram,
-  traceProgram,
-  unwindProgram,
-} from './programs.js';
-import { decodeRecord, FEW_WORDS, MANY_WORDS, MAX_TEXTS, makeCookie, type TraceEvent } from './records.js';
+import { LOST, type TraceMaps } from './maps.js';
+import { traceProgram } from './programs.js';
+import { decodeRecord, FEW_WORDS, MANY_WORDS, makeCookie, type TraceEvent } from './records.js';
+import { threadIdProgram } from './thread_choice.js';
+import { describeFunction, type TracedFunction } from './traced_function.js';
+import { longjmpProgram, unwindProgram } from './unwind_programs.js';
 
 /** Bytes of the ring buffer: some 250,000 calls that wait for their reader. */
 const RING_BYTES = 32 << 20;
@@ -35,17 +30,6 @@ const MAX_ROOTS = 1 << 14;
 /** Functions that leave frames without a return. */
 const LONGJMP = ['*:longjmp', '*:_longjmp', '*:siglongjmp', '*:__longjmp_chk'];
 const SET_IP = ['*:_Unwind_SetIP'];
-
-/** A traced function. */
-export interface TracedFunction {
-  readonly module: string;
-  readonly name: string;
-  readonly address: bigint;
-  /** Where its module's types know it. */
-  readonly signature: Signature | undefined;
-  /** Words of the context that point to texts which are read, in order. */
-  readonly texts: readonly number[];
-}
 
 export interface TracerOptions {
   readonly selectors: SelectorSet;
@@ -238,7 +222,7 @@ export class Tracer {
     const wanted = new Map<Form, LinkTarget[]>();
     for (const target of fresh) {
       const slot = this.#slots.slotOf(target);
-      const fn = describe(this.#kernel, target);
+      const fn = describeFunction(this.#kernel, target);
       this.#functions[slot] = fn;
       const resultText = fn.signature?.returnsText === true;
       const root = rootAddresses === undefined || rootAddresses.has(target.address);
@@ -308,19 +292,4 @@ function attempted(links: readonly TracingMultiLink[]): Set<bigint> {
     for (const { address } of skipped) addresses.add(address);
   }
   return addresses;
-}
-
-function describe(kernel: Kernel, target: TargetFunction): TracedFunction {
-  const { module, name, address } = target;
-  let signature: Signature | undefined;
-  try {
-    signature = signatureOf(kernel, target);
-  } catch (cause) {
-    // Damaged types are a bonus that is not there.
-    if (!(cause instanceof BpfError)) throw cause;
-  }
-  const texts = (signature?.args ?? []).flatMap(({ text, words }) =>
-    text && words !== undefined ? [words.first] : [],
-  );
-  return { module, name, address, signature, texts: texts.slice(0, MAX_TEXTS) };
 }

@@ -52,6 +52,8 @@ export interface MapSupport {
   readonly whenQuiet?: RingOptions['whenQuiet'];
   /** Maps of maps: frees what no program can hold any more; without it, when the outer map is freed. */
   readonly retire?: Retire;
+  /** Program arrays: whether a program is one of the process's. */
+  readonly isLoaded?: (program: object) => boolean;
   /** Task storage: whose values are shown. */
   readonly threadAlive?: ThreadAlive;
 }
@@ -78,7 +80,7 @@ export function createMap(attr: MapAttributes, id: number, arena: Arena, support
     case MAP_TYPE.HASH_OF_MAPS:
       return new HashOfMaps(attr, id, arena, support.retire);
     case MAP_TYPE.PROG_ARRAY:
-      return new ProgArray(attr, id, arena);
+      return new ProgArray(attr, id, arena, support.isLoaded);
     case MAP_TYPE.QUEUE:
       return new QueueMap(attr, id, arena);
     case MAP_TYPE.STACK:

@@ -68,7 +68,13 @@ export class ProgArray extends IndexedMap {
   private readonly kind: CalleeKind;
   private readonly programs = new Map<number, TailCallee>();
 
-  constructor(attr: MapAttributes, id: number, arena: Arena) {
+  /** `isLoaded`: whether a program is one of the process's; all are where left out. */
+  constructor(
+    attr: MapAttributes,
+    id: number,
+    arena: Arena,
+    private readonly isLoaded: (program: object) => boolean = () => true,
+  ) {
     super(attr, id, arena, ARRAY.VALUES + ENTRY * attr.maxEntries);
     this.kind = new CalleeKind(attr.name);
     this.values = this.address + BigInt(ARRAY.VALUES);
@@ -103,7 +109,7 @@ export class ProgArray extends IndexedMap {
   updateObject(key: Uint8Array, object: unknown, flags = 0n): void {
     this.checkKey(key);
     this.checkWritable(flags);
-    if (!isTailCallee(object)) {
+    if (!isTailCallee(object) || !this.isLoaded(object)) {
       throw new BpfError(
         'EINVAL',
         `A value of map '${this.name}' must be a program that is loaded in the process.`,

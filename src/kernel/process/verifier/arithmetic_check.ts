@@ -22,8 +22,7 @@ const FARTHEST = 0x7fff_ffffn;
 /** A copy of the number in `register`: what is learnt of one is learnt of both. */
 function copied(step: Step, register: number, value: Scalar): Scalar {
   if (isConstant(value)) return value;
-  // One that is already at a distance from others begins anew: it is what a loop adds to next.
-  if (value.id !== 0 && value.delta === 0) return value;
+  if (value.id !== 0) return value;
   const linked = withId(value, step.findings.newId());
   step.state.set(register, linked);
   return linked;
@@ -43,12 +42,36 @@ function checkMov(step: Step, operation: Operation & { kind: 'mov' }): Value {
   return step.fail('EACCES', `R${src} partial copy of pointer`, src);
 }
 
-/** `result`, which stays linked to the copies of `left` where a constant was added to it; once, or loops would not end. */
-function distant(name: BinaryName, left: Scalar, right: Scalar, result: Scalar): Scalar {
+/**
+ * `result`, which stays linked to the copies of `left` where a constant was added to it. One that was at a distance before
+ * is linked to what is the same number only: distances that grow would keep loops from coming together.
+ */
+function distant(
+  step: Step,
+  name: BinaryName,
+  left: Scalar,
+  right: Scalar,
+  result: Scalar,
+  narrow: boolean,
+): Scalar {
   if ((name !== 'add' && name !== 'sub') || !isConstant(right) || isConstant(result)) return result;
   const { smin } = right;
-  if (left.delta !== 0 || smin > FARTHEST || smin < -FARTHEST) return result;
-  return withId(result, left.id, name === 'add' ? Number(smin) : -Number(smin));
+  if (smin > FARTHEST || smin < -FARTHEST) return result;
+  const id = left.delta === 0 && !left.narrow ? left.id : ownId(step, left);
+  return withId(result, id, name === 'add' ? Number(smin) : -Number(smin), narrow);
+}
+
+/** An id of their own for all that are the same number as that in the destination; 0 where there are no others. */
+function ownId({ state, findings }: Step, number: Scalar): number {
+  const id = findings.newId();
+  let others = 0;
+  state.replace(old => {
+    if (old.kind !== 'scalar' || old.id !== number.id) return old;
+    if (old.delta !== number.delta || old.narrow !== number.narrow) return old;
+    others++;
+    return withId(old, id);
+  });
+  return others > 1 ? id : 0;
 }
 
 function checkBinary(step: Step, operation: Operation & { kind: 'alu' }): Value {
@@ -67,7 +90,7 @@ function checkBinary(step: Step, operation: Operation & { kind: 'alu' }): Value 
     if (!operation.immediate && insn.src === insn.dst && (name === 'sub' || name === 'xor'))
       return constant(0);
     const result = scalarBinary(name, width, left, right);
-    return width === 64 && left.id !== 0 ? distant(name, left, right, result) : result;
+    return left.id !== 0 ? distant(step, name, left, right, result, width === 32) : result;
   }
   if (left.kind === 'scalar')
     return checkPointer(step, operation, insn.src, right as Pointer, insn.dst, left, true);

@@ -57,10 +57,14 @@ function compareNumbers(
 
 /** What is known of `value` once `old`, which is the same number at some distance, is known to be `now`. */
 function atDistance(value: Scalar, old: Scalar, now: Scalar): Scalar {
-  if (value.delta === old.delta) return isConstant(now) ? now : withId(now, old.id, old.delta);
-  const moved = scalarBinary('add', 64, now, constant(value.delta - old.delta));
+  if (value.delta === old.delta && value.narrow === old.narrow)
+    return isConstant(now) ? now : withId(now, old.id, old.delta, old.narrow);
+  // Of a sum of 32 bits only the lower half of the other number is known.
+  if (old.narrow && !value.narrow) return value;
+  const width = value.narrow ? 32 : 64;
+  const moved = scalarBinary('add', width, now, constant(value.delta - old.delta));
   const both = intersect(value, moved) ?? value;
-  return isConstant(both) ? both : withId(both, value.id, value.delta);
+  return isConstant(both) ? both : withId(both, value.id, value.delta, value.narrow);
 }
 
 /** Gives `register`, and every copy of its number, what was learnt. */

@@ -110,10 +110,11 @@ export class Comparison {
   private scalarIds(old: Scalar, now: Scalar): boolean {
     if (old.id === 0) return true;
     const distance = now.delta - old.delta;
+    const id = now.narrow === old.narrow ? now.id : 0;
     for (const link of this.links) {
-      if (link.old === old.id) return now.id !== 0 && link.now === now.id && link.distance === distance;
+      if (link.old === old.id) return id !== 0 && link.now === id && link.distance === distance;
     }
-    this.links.push({ old: old.id, now: now.id, distance });
+    this.links.push({ old: old.id, now: id, distance });
     return true;
   }
 

@@ -34,6 +34,8 @@ export interface Scalar {
   /** numbers with the same id, other than 0, are the same number, `delta` (31 bits and a sign) added to it */
   readonly id: number;
   readonly delta: number;
+  /** the sum is one of 32 bits: cut, and zero above */
+  readonly narrow: boolean;
 }
 
 /** The bounds while they are being worked out. */
@@ -101,6 +103,7 @@ function makeConstant(v: bigint): Scalar {
     mask: 0n,
     id: 0,
     delta: 0,
+    narrow: false,
   };
 }
 
@@ -254,11 +257,11 @@ export function settle(b: Bounds): Scalar | undefined {
   }
   boundsFromBits(b);
   if (isEmpty(b)) return undefined;
-  return scalarFrom(b, 0, 0);
+  return scalarFrom(b, 0, 0, false);
 }
 
 /** One shape for all scalars, written out: this is where the verifier spends its time. */
-function scalarFrom(b: Bounds, id: number, delta: number): Scalar {
+function scalarFrom(b: Bounds, id: number, delta: number, narrow: boolean): Scalar {
   return {
     kind: 'scalar',
     min: b.min,
@@ -273,6 +276,7 @@ function scalarFrom(b: Bounds, id: number, delta: number): Scalar {
     mask: b.mask,
     id,
     delta,
+    narrow,
   };
 }
 
@@ -290,7 +294,7 @@ function contained(b: Bounds, c: Scalar): boolean {
 }
 
 /** Any 64-bit number. */
-export const UNKNOWN: Scalar = scalarFrom(unbounded(), 0, 0);
+export const UNKNOWN: Scalar = scalarFrom(unbounded(), 0, 0, false);
 
 const UNKNOWN_BITS = new Map<number, Scalar>(
   [8, 16, 32].map(bits => [bits, fromBits(0n, (1n << BigInt(bits)) - 1n)]),
@@ -335,8 +339,9 @@ export function fromSignedRange(smin: bigint, smax: bigint): Scalar {
 }
 
 /** The number as `delta` more than that which `id` stands for; no relation to any with an id of 0. */
-export function withId(scalar: Scalar, id: number, delta = 0): Scalar {
-  return scalar.id === id && scalar.delta === delta ? scalar : scalarFrom(scalar, id, delta);
+export function withId(scalar: Scalar, id: number, delta = 0, narrow = false): Scalar {
+  const same = scalar.id === id && scalar.delta === delta && scalar.narrow === narrow;
+  return same ? scalar : scalarFrom(scalar, id, delta, narrow);
 }
 
 /** The scalar's low 32 bits, zero-extended. */

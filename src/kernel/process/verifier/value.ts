@@ -176,7 +176,8 @@ export function describeValue(value: Value): string {
 function describeNumber(value: Scalar): string {
   const text = describeScalar(value);
   if (value.id === 0 || isConstant(value)) return text;
-  const delta = value.delta === 0 ? '' : `${value.delta > 0 ? '+' : ''}${value.delta}`;
+  const sum = `${value.delta > 0 ? '+' : ''}${value.delta}${value.narrow ? ' as u32' : ''}`;
+  const delta = value.delta === 0 && !value.narrow ? '' : sum;
   return text.replace('(', `(id=${value.id}${delta}${text === 'scalar()' ? '' : ','}`);
 }
 

@@ -279,6 +279,53 @@ const PAIRS: readonly Rule[] = [
     because: OUTSIDE,
   },
   {
+    // As clang writes x < 31 ? value[x + 1] : …
+    name: 'a copy to which a number was added at 32 bits is bounded with it',
+    accept: index((p, out) => p.mov32(R7, R7).mov32(R2, R7).add32(R7, 1).jump32('ge', R2, 31, out)),
+    refuse: index((p, out) => p.mov32(R7, R7).mov32(R2, R7).add32(R7, 2).jump32('ge', R2, 31, out)),
+    because: OUTSIDE,
+  },
+  {
+    name: 'a copy of a sum is bounded with it',
+    accept: index((p, out) =>
+      p.mov32(R7, R7).mov32(R2, R7).add32(R7, 1).mov32(R3, R7).jump32('ge', R2, 31, out).mov(R7, R3),
+    ),
+    refuse: index((p, out) =>
+      p
+        .mov32(R7, R7)
+        .mov32(R2, R7)
+        .add32(R7, 1)
+        .mov32(R3, R7)
+        .add32(R3, 1)
+        .jump32('ge', R2, 31, out)
+        .mov(R7, R3),
+    ),
+    because: OUTSIDE,
+  },
+  {
+    name: 'a sum of 32 bits says nothing of the upper half',
+    accept: index((p, out) =>
+      p
+        .mov32(R7, R7)
+        .mov(R2, R7)
+        .add32(R2, 8)
+        .jump('gt', R2, 39, out)
+        .jump('lt', R2, 8, out)
+        .mov(R7, R2)
+        .sub(R7, 8),
+    ),
+    refuse: index((p, out) => p.mov(R2, R7).add32(R2, 8).jump('gt', R2, 39, out).jump('lt', R2, 8, out)),
+    because: OUTSIDE,
+  },
+  {
+    name: 'a sum of 32 bits may have wrapped around',
+    accept: index((p, out) =>
+      p.mov32(R7, R7).mov32(R2, R7).sub32(R7, 4).jump('gt', R2, 35, out).jump('lt', R2, 4, out),
+    ),
+    refuse: index((p, out) => p.mov32(R7, R7).mov32(R2, R7).sub32(R7, 4).jump('gt', R2, 35, out)),
+    because: OUTSIDE,
+  },
+  {
     // As clang writes loops: what is tested is the counter before it counts.
     name: 'a counter is bounded by the test of what it was',
     accept: index((p, out) => {
