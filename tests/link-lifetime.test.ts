@@ -127,6 +127,13 @@ describe.skipIf(lacking !== undefined)('programs', () => {
     await eight.end();
   });
 
+  test('programs that nothing led to are freed at once: any number can be loaded one after the other', async () => {
+    const eight = await openEight();
+    for (let i = 0; i < 10_000; i++)
+      eight.kernel.progLoad({ name: 'nothing', attachType: 'fentry', insns: nothing(), maps: [] }).free();
+    await eight.end();
+  });
+
   test('programs of another process, and cookies that are no u64, are refused', async () => {
     const [one, two] = [await openEight(), await openEight()];
     const [mine, other] = [one, two].map(({ kernel }) =>

@@ -64,9 +64,21 @@ const WISHES: readonly Wish[] = [
     ratio: time,
   },
   {
+    what: 'the same, with a counter for each thread',
+    atLeast: 100,
+    rows: ['uprobe-thread', 'fentry-multi-thread'],
+    ratio: time,
+  },
+  {
     what: 'time of uretprobe / of fexit-multi',
     atLeast: 60,
     rows: ['uretprobe', 'fexit-multi'],
+    ratio: time,
+  },
+  {
+    what: 'the same, with a counter for each thread',
+    atLeast: 60,
+    rows: ['uretprobe-thread', 'fexit-multi-thread'],
     ratio: time,
   },
   {
@@ -89,16 +101,6 @@ const BESIDE: readonly Wish[] = [
     what: 'a counter for each thread: time added by fentry-multi / by the limit',
     rows: ['fentry-multi-thread', 'limit-thread', 'target-count'],
     ratio: added,
-  },
-  {
-    what: 'a counter for each thread: time of uprobe / of fentry-multi',
-    rows: ['uprobe-thread', 'fentry-multi-thread'],
-    ratio: time,
-  },
-  {
-    what: 'a counter for each thread: time of uretprobe / of fexit-multi',
-    rows: ['uretprobe-thread', 'fexit-multi-thread'],
-    ratio: time,
   },
   { what: 'time of uprobe on nop5 / of fentry-multi', rows: ['uprobe-nop5', 'fentry-multi'], ratio: time },
   {

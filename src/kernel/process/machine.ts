@@ -308,18 +308,24 @@ export class ProcessKernel implements Kernel {
       {
         missed: missed.bytes,
         statistics: scale && counters && { counters: counters.bytes, scale },
-        unload: () => {
+        unload: ran => {
           this.#programs.delete(program);
           for (const link of this.#links) if (link.detached) this.#links.delete(link);
           this.#letTypesGo();
           if (this.void || this.#closed) return;
-          this.#hooks.grace.whenAlone(() => {
+          const free = (): void => {
             this.#runtime.removeFaults(address, block.size);
             this.#code.free(block);
             this.#arena.free(missed);
             if (counters !== undefined) this.#arena.free(counters);
             for (const map of used) map.release?.();
-          });
+          };
+          // Nobody can be in what nothing led to.
+          if (!ran) {
+            free();
+            return;
+          }
+          this.#hooks.grace.whenAlone(free);
           this.#runtime.expectQuiet();
         },
       },

@@ -47,8 +47,8 @@ export interface ProgramHome {
   readonly missed: Uint8Array;
   /** Its counters of runs and cycles, and what they are in time; `undefined` where they are not counted. */
   readonly statistics?: { readonly counters: Uint8Array; readonly scale: CycleScale } | undefined;
-  /** The last user is gone. */
-  unload(): void;
+  /** The last user is gone; `ran`: text or a program array led to it, so that a thread may still be in it. */
+  unload(ran: boolean): void;
 }
 
 /** Makes a loaded program, which its first user holds. */
@@ -56,6 +56,7 @@ export function loadedProgram(parts: ProgramParts, home: ProgramHome): LoadedPro
   const counter = new BigUint64Array(home.missed.buffer, home.missed.byteOffset, 1);
   let holders = 1;
   let owned = true;
+  let ran = false;
   let missed: bigint | undefined;
   let last: BpfProg['stats'];
   const statistics = (): BpfProg['stats'] => {
@@ -71,7 +72,7 @@ export function loadedProgram(parts: ProgramParts, home: ProgramHome): LoadedPro
     if (--holders > 0) return;
     missed = Atomics.load(counter, 0);
     last = statistics();
-    home.unload();
+    home.unload(ran);
   };
   return {
     ...parts,
@@ -85,6 +86,7 @@ export function loadedProgram(parts: ProgramParts, home: ProgramHome): LoadedPro
       if (holders === 0)
         throw new BpfError('EBADF', `program ${parts.name} was freed; load it again to use it`);
       holders++;
+      ran = true;
     },
     release,
     free() {
