@@ -10,10 +10,12 @@ import { describe, expect, onTestFinished, test } from 'vitest';
 import { ProgramBuilder, R0 } from '../src/bpf/builder.js';
 import { SelectorSet, Session } from '../src/index.js';
 import type { BpfProg, SkippedFunction } from '../src/kernel/kernel.js';
+import { ProcessKernel } from '../src/kernel/process/machine.js';
+import { openProcess } from '../src/process/process.js';
 import { Running } from './support/command.js';
 import { compileTarget, type Recipe } from './support/compile.js';
 import { Tallies, type Tally } from './support/exits.js';
-import { expectEveryReturn, runRounds, traceProcess } from './support/rounds.js';
+import { expectClean, expectEveryReturn, parseRounds, runRounds, traceProcess } from './support/rounds.js';
 import { missingCompiler, missingFile, SOAK } from './support/skip.js';
 
 /** A program of tests/targets/returns by each compiler. */
@@ -277,4 +279,26 @@ test('functions that return twice, or that unwind, are refused by name, each wit
   expect(why('vfork')).toMatch(/may return in two processes/);
   running.child.stdin!.end('\n\n');
   expect((await running.ended).status).toBe(0);
+});
+
+test('where nobody watches for libraries, a thread that loads one is not held; threads that exit run their clean-up', async () => {
+  const program = compileTarget({ source: 'returns/cancels.c' });
+  const [expected] = parseRounds(spawnSync(program, { encoding: 'utf8', input: '\n\n' }).stdout);
+  const running = new Running(program, [], { keepInput: true });
+  onTestFinished(() => running.stop());
+  await running.expectOutput(/^pid \d+\n/);
+  const kernel = new ProcessKernel(openProcess(running.pid));
+  onTestFinished(() => kernel.close());
+  const tallies = new Tallies(kernel, [...expected.passes.keys()], 'fexit');
+  // The first thread to exit loads libgcc_s.
+  running.say('');
+  await running.expectOutput(/^round over\n/m);
+  for (const [name, { returned }] of parseRounds(running.stdoutSoFar)[0].passes)
+    expect(tallies.read().get(name)!.count, name).toBe(returned);
+  kernel.close();
+  expectClean(running.pid);
+  running.say('');
+  const ended = await running.ended;
+  expect(ended.status).toBe(0);
+  for (const { text } of parseRounds(ended.stdout)) expect(text).toBe(expected.text);
 });

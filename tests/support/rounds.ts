@@ -14,6 +14,9 @@ import { compileTarget, type Recipe } from './compile.js';
 import { Tallies, type Tally } from './exits.js';
 import { changedCode, mappings } from './process.js';
 
+/** For one round. */
+const LIMIT_MS = 50_000;
+
 /** How often a function was entered and returned, by the program's own counters. */
 export interface Passes {
   readonly entered: number;
@@ -88,7 +91,7 @@ export async function runRounds(
   const env = { ...process.env, LD_LIBRARY_PATH: dirname(program) };
   const alone = spawnSync(program, { encoding: 'utf8', input: '\n\n', env });
   const [expected] = parseRounds(alone.stdout);
-  const running = new Running(program, [], { keepInput: true, env });
+  const running = new Running(program, [], { keepInput: true, env, timeoutMs: 3 * LIMIT_MS });
   onTestFinished(() => running.stop());
   await running.expectOutput(/^pid \d+\n/);
   const links: Partial<Record<AttachType, Tallies>> = {};
@@ -112,7 +115,7 @@ export async function runRounds(
   );
   expect(changedCode(running.pid).changed.length).toBeGreaterThan(0);
   running.say('');
-  await running.expectOutput(/^round over\n/m);
+  await running.expectOutput(/^round over\n/m, 'stdout', LIMIT_MS);
   await letGo();
   expectClean(running.pid);
   running.say('');

@@ -100,7 +100,6 @@ export class LoaderNotice {
     this.#view.setUint32(NOTICE.pid, process.pid, true);
     this.#view.setUint32(NOTICE.tracer, sharesPidNamespace(process.task) ? globalThis.process.pid : 0, true);
     this.#view.setBigInt64(NOTICE.timeout + 8, NOTICE_WAIT_NS, true);
-    this.#view.setUint32(NOTICE.armed, 1, true);
     this.#region = region;
     this.#code = places.map(place => this.#write(place));
   }
@@ -142,6 +141,8 @@ export class LoaderNotice {
    * throws ends the watching and rejects; the thread goes on.
    */
   async watch(loaded: () => void): Promise<void> {
+    // A thread that nobody would answer is not held.
+    if (!this.#closed) this.#view.setUint32(NOTICE.armed, 1, true);
     const asked = addressOf(this.#words.bytes) + BigInt(NOTICE.asked);
     while (!this.#closed) {
       const count = this.#view.getUint32(NOTICE.asked, true);

@@ -167,7 +167,8 @@ export class ProcessKernel implements Kernel {
 
   /**
    * Calls `changed` whenever the process has loaded or unloaded libraries, before their code runs, until the machine
-   * is closed. Rejects with what `changed` throws.
+   * is closed. Rejects with what `changed` throws. Before the first call of it libraries come and go unnoticed: nothing
+   * in them is attached, and no thread that loads one is held.
    */
   async watchModules(changed: () => void): Promise<void> {
     await this.#notice?.watch(() => {

@@ -117,8 +117,9 @@ export class Session {
   #open(): void {
     const kernel = new ProcessKernel(this.process);
     this.#kernel = kernel;
-    this.#tool.opened(kernel);
+    // First: what is loaded meanwhile waits until the tool is ready for it.
     this.#watch(kernel);
+    this.#tool.opened(kernel);
   }
 
   #watch(kernel: ProcessKernel): void {
