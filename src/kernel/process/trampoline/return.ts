@@ -14,8 +14,6 @@ import {
   type Reg,
   r8,
   r9,
-  r10,
-  r11,
   rax,
   rcx,
   rdi,
@@ -33,16 +31,15 @@ import {
 } from '../kfunc_md/call_table.js';
 import { ITEM, LISTS, RESULT, RESULT_PLACES } from '../kfunc_md/lists.js';
 import { RECORD } from '../kfunc_md/record.js';
-import { emitStoreVector } from './context_frame.js';
+import { CALLER_SAVED, emitStoreVector, WORD } from './context_frame.js';
 
-const WORD = 8;
 /** From one return trampoline to the next. */
 export const RETURN_STRIDE = 16;
 /** In front of each: the `call` that enters a function which shall return there. */
 export const CALL_THUNK_LENGTH = 4;
 /** From the stack pointer at that call to the word with the function's address: full.ts puts it there. */
 const CALL_TARGET = -24;
-const SAVED: readonly Reg[] = [rax, rcx, rdx, rsi, rdi, r8, r9, r10, r11];
+const SAVED = CALLER_SAVED;
 /** Lists lie no further from their record. */
 const MOST_DISTANCE = 0x10000;
 /** `lahf`, `sahf`: five of the flags to ah and back; the sixth, overflow, goes through al. */
