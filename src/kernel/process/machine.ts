@@ -190,7 +190,9 @@ export class ProcessKernel implements Kernel {
       if (link.detached) this.#links.delete(link);
       else if (gone.length > 0) link.forget(isGone);
     }
-    if (came.length === 0) return;
+    // A static program tells when it has chosen what its IFUNCs are.
+    const waits = [...this.#links].some(link => link.skipped.some(s => s.reason === 'ifunc-unresolved'));
+    if (came.length === 0 && !waits) return;
     const find = (module: string, name: string): ProcessTarget | undefined =>
       this.#targets.named([name], owner => owner.name === module)[0];
     for (const link of this.#links) link.follow({ find });
