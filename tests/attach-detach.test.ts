@@ -14,7 +14,7 @@ import { fileFunctions } from './support/symbols.js';
 
 const THREADS = 16;
 const FUNCTIONS = 200;
-const CYCLES = SOAK ? 2000 : 200;
+const CYCLES = SOAK ? 2000 : 80;
 /** 201 functions: the 200 of a round, and the one that 40 of them call. */
 const SELECTORS = ['work_*', 'inner'];
 /** Mappings that may come and go by themselves (thread stacks, malloc arenas). */

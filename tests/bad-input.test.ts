@@ -344,7 +344,7 @@ describe('no function matched', () => {
 });
 
 describe('the program dies while we attach', () => {
-  const TIMES = SOAK ? 300 : 25;
+  const TIMES = SOAK ? 300 : 12;
 
   test(`a running process, ${TIMES} times`, async ({ skip }) => {
     skip(lacking !== undefined, lacking);
@@ -483,7 +483,7 @@ describe('our own death', () => {
     }
   }, 120_000);
 
-  const TIMES = SOAK ? 300 : 25;
+  const TIMES = SOAK ? 300 : 12;
   test(`SIGKILL at any moment, ${TIMES} times: the process runs on unharmed`, async ({ skip }) => {
     skip(lacking !== undefined, lacking);
     const random = randomNumbers('our own death');
