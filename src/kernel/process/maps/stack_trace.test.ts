@@ -57,7 +57,9 @@ describe('a stack trace map', () => {
       }
       expect(id).toBeGreaterThanOrEqual(0n);
       expect(id).toBeLessThan(256n);
-      expect(known.has(id)).toBe(false);
+      // The same addresses have the same id, others another.
+      const same = known.get(id)?.slice(0, depth);
+      if (same !== undefined) expect(same).toEqual(ips.slice(0, depth));
       known.set(id, ips);
       // Again, and without comparing: the same.
       expect(store(map, ips)).toBe(id);
