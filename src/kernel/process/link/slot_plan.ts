@@ -118,7 +118,6 @@ function planSlot(wish: SlotWish, codes: TrampolineCode): SlotPlan {
   const { site, programs, target } = wish;
   const nopSled = site.kind === 'nop-sled';
   const loaded = programs.map(({ program }) => program);
-  const modReturns = loaded.filter(({ attachType }) => attachType === 'fmod_ret');
   // Programs that look for the result before there is one find 0.
   const early = loaded.filter(({ attachType }) => attachType === 'fmod_ret' || attachType === 'fsession');
   const context = contextOf(target.prototype, loaded, early);
@@ -183,12 +182,16 @@ function planSlot(wish: SlotWish, codes: TrampolineCode): SlotPlan {
       0,
     ),
     sessions: atReturn.some(({ program }) => program.attachType === 'fsession'),
-    modify: modReturns.length > 0,
   };
   if (!direct) {
     const displacedAt = RECORD.size + JUMP_STUB_LENGTH;
     const listsAt = aligned(displacedAt + size);
-    const trampoline = codes.full({ ...spec, displaced: displacedAt });
+    const trampoline = codes.full({
+      ...spec,
+      entries: few(lists.entries.length),
+      modReturns: few(lists.modReturns.length),
+      displaced: displacedAt,
+    });
     return {
       kind: 'full',
       context,
@@ -207,7 +210,9 @@ function planSlot(wish: SlotWish, codes: TrampolineCode): SlotPlan {
   const trampoline = codes.full({
     ...spec,
     displaced: displacedAt,
-    direct: { entries: lists.entries.length, modReturns: lists.modReturns.length, lists: listsAt },
+    entries: lists.entries.length,
+    modReturns: lists.modReturns.length,
+    lists: listsAt,
   });
   return {
     kind: 'own',
@@ -220,6 +225,11 @@ function planSlot(wish: SlotWish, codes: TrampolineCode): SlotPlan {
     size: entryAt + RECORD_LOAD_LENGTH + trampoline.code.length,
     codeKey: codeKeyOf('own', trampoline),
   };
+}
+
+/** Global trampolines are made for one program of a kind, or for any number: there shall be few of them. */
+function few(count: number): number | 'many' {
+  return count <= 1 ? count : 'many';
 }
 
 /** Lists are data: how many programs there are makes no other code, but where they stand in front of it. */

@@ -120,12 +120,17 @@ function rig(wishes: readonly Wish[], shape: 'plain' | 'tail' | 'full table' = '
   const trampoline = a.here();
   const registers: WordPlace[] = [0, 1, 2, 3, 4, 5].map(index => ({ in: 'register', index }));
   const has = (...types: string[]): boolean => wishes.some(w => types.includes(w.type));
+  const few = (...types: string[]): number | 'many' => {
+    const count = wishes.filter(w => types.includes(w.type)).length;
+    return count <= 1 ? count : 'many';
+  };
   const spec: FullSpec = {
     words: [...registers, { in: 'nothing' }],
     claim: has('fexit', 'fsession'),
     keep: 6,
     sessions: has('fsession'),
-    modify: has('fmod_ret'),
+    entries: few('fentry', 'fsession'),
+    modReturns: few('fmod_ret'),
     displaced: RECORD.size + JUMP_STUB_LENGTH,
   };
   emitFullTrampoline(a, spec, place);

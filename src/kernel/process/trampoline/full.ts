@@ -44,22 +44,22 @@ export interface FullSpec {
   readonly keep: number;
   /** Programs have a session cookie. */
   readonly sessions: boolean;
-  /** There are modify-return programs. */
-  readonly modify: boolean;
+  /** How many programs run at entry, and how many of modify-return: then their calls stand one behind the other. */
+  readonly entries: number | 'many';
+  readonly modReturns: number | 'many';
   /** From the record to the displaced instructions. */
   readonly displaced: number;
   /**
-   * For one target alone: how many programs it has, and how far its lists are from the record; their calls stand one
-   * behind the other. Left out for a global trampoline, which goes over the lists.
+   * For one target alone: how far its lists are from the record. Left out for a global trampoline, which finds them by
+   * the record.
    */
-  readonly direct?: { readonly entries: number; readonly modReturns: number; readonly lists: number };
+  readonly lists?: number;
 }
 
 /** Two specs with one key share a trampoline. */
 export function fullSpecKey(spec: FullSpec): string {
-  const { words, claim, keep, sessions, modify, displaced, direct } = spec;
-  const own = direct === undefined ? '' : `.${direct.entries}.${direct.modReturns}.${direct.lists}`;
-  return `full.${placesKey(words)}.${claim}.${keep}.${sessions}.${modify}.${displaced}${own}`;
+  const { words, claim, keep, sessions, entries, modReturns, displaced, lists } = spec;
+  return `full.${placesKey(words)}.${claim}.${keep}.${sessions}.${entries}.${modReturns}.${displaced}.${lists}`;
 }
 
 /** Below the context, beside the words of frame.ts: the call's entry (0: none), and what a return value stands for. */
@@ -103,8 +103,8 @@ class FullTrampoline {
     this.#spec = spec;
     this.#place = place;
     this.#frame = new ContextFrame(spec.words, CHANGED);
-    const { claim, sessions, modify } = spec;
-    this.#bottom = modify ? SWAPPED : claim ? CLAIMED : sessions ? FRAME.isReturn : FRAME.stack;
+    const { claim, sessions, modReturns } = spec;
+    this.#bottom = modReturns !== 0 ? SWAPPED : claim ? CLAIMED : sessions ? FRAME.isReturn : FRAME.stack;
     const { size } = this.#frame;
     this.#thunk = size;
     this.#target = claim ? size + WORD : size;
@@ -119,7 +119,7 @@ class FullTrampoline {
 
   emit(): void {
     const a = this.#a;
-    const { claim, sessions, modify, displaced, direct } = this.#spec;
+    const { claim, sessions, entries, modReturns, displaced } = this.#spec;
     a.push(rax);
     if (claim) a.push(rax);
     this.#frame.emitSave(a, claim ? 3 * WORD : 2 * WORD);
@@ -131,17 +131,15 @@ class FullTrampoline {
     if (sessions) a.mov(this.#at(FRAME.isReturn), 0);
     a.lea(rcx, mem(rax, displaced));
     a.mov(this.#at(this.#target), rcx);
-    if (direct === undefined) {
-      a.mov(rsi, mem(rax, RECORD.flags), 4);
-      a.add(rsi, rax);
-    } else a.lea(rsi, mem(rax, direct.lists));
+    this.#emitLists();
     if (claim) this.#emitClaim();
-    if (direct === undefined) this.#emitEntries();
-    else this.#emitDirectEntries(direct.entries, direct.lists);
     const skip = a.label();
-    if (modify) {
-      if (direct === undefined) this.#emitModReturns(skip);
-      else this.#emitDirectModReturns(direct, skip);
+    if (entries === 'many' || modReturns === 'many') {
+      this.#emitEntries();
+      if (modReturns !== 0) this.#emitModReturns(skip);
+    } else {
+      this.#emitFewEntries(entries);
+      this.#emitFewModReturns(entries, modReturns, skip);
     }
     const original = a.label();
     const claimed = a.label();
@@ -157,7 +155,26 @@ class FullTrampoline {
     this.#emitRestore();
     a.lea(rsp, mem(rsp, this.#stackWord - this.#frame.size));
     a.jmpReg(mem(rsp, this.#target - this.#stackWord));
-    if (modify) this.#emitSkip(skip, claimed);
+    if (modReturns !== 0) this.#emitSkip(skip, claimed);
+  }
+
+  /** rsi = lists, given the record in rax. */
+  #emitLists(): void {
+    const a = this.#a;
+    const { lists } = this.#spec;
+    if (lists === undefined) {
+      a.mov(rsi, mem(rax, RECORD.flags), 4);
+      a.add(rsi, rax);
+    } else a.lea(rsi, mem(rax, lists));
+  }
+
+  /** rsi = the item so many bytes behind the first; the lists are in rsi still where no program ran yet. */
+  #emitItem(offset: number, ran: boolean): void {
+    if (ran) {
+      this.#a.mov(rax, this.#at(FRAME.record));
+      this.#emitLists();
+    }
+    this.#a.add(rsi, LISTS.entries + offset);
   }
 
   /** Registers are as they were, rsp behind the context's frame. */
@@ -261,17 +278,15 @@ class FullTrampoline {
     a.add(rsi, ITEM.size);
     a.jmp(next);
     a.bind(done);
-    if (this.#spec.modify) a.mov(this.#at(FRAME.entry), rsi);
+    if (this.#spec.modReturns !== 0) a.mov(this.#at(FRAME.entry), rsi);
   }
 
-  #emitDirectEntries(count: number, lists: number): void {
-    const a = this.#a;
+  #emitFewEntries(count: number): void {
     for (let i = 0; i < count; i++) {
-      const skip = a.label();
-      if (i > 0) a.mov(rsi, this.#at(FRAME.record));
-      a.add(rsi, LISTS.entries + i * ITEM.size + (i > 0 ? lists : 0));
+      const skip = this.#a.label();
+      this.#emitItem(i * ITEM.size, i > 0);
       this.#emitEntry(skip);
-      a.bind(skip);
+      this.#a.bind(skip);
     }
   }
 
@@ -308,13 +323,11 @@ class FullTrampoline {
     a.bind(done);
   }
 
-  #emitDirectModReturns(direct: NonNullable<FullSpec['direct']>, skip: Label): void {
-    const a = this.#a;
-    for (let i = 0; i < direct.modReturns; i++) {
-      a.mov(rsi, this.#at(FRAME.record));
-      a.add(rsi, direct.lists + LISTS.entries + LIST_END + (direct.entries + i) * ITEM.size);
+  #emitFewModReturns(entries: number, count: number, skip: Label): void {
+    for (let i = 0; i < count; i++) {
+      this.#emitItem((entries + i) * ITEM.size + LIST_END, entries > 0 || i > 0);
       this.#emitModReturn();
-      a.jcc('ne', skip);
+      this.#a.jcc('ne', skip);
     }
   }
 
