@@ -19,7 +19,6 @@ import type { Stop, Stopper } from '../stopper.js';
 import type { Targets } from '../targets.js';
 import type { ReturnPlace } from '../trampoline/full.js';
 import { emitReturnTrampolines, emitUnwindProgram, UNWIND_CLOBBERS } from '../trampoline/return.js';
-import { OPAQUE_ARGS } from './context.js';
 import { unwinderRefusal } from './unwinders.js';
 
 /** Calls under way at most; pages that no call touches cost nothing. Fewer where the process may not map so much. */
@@ -49,7 +48,13 @@ export class CallReturns {
       name: 'unwinder',
       attachType: 'fentry',
       accessedArgs: [0, 1],
-      context: { layout: 'registers', words: OPAQUE_ARGS, results: 1, read: 2, args: OPAQUE_LAYOUT.args },
+      context: {
+        layout: 'registers',
+        words: OPAQUE_LAYOUT.words.length,
+        results: 1,
+        read: 2,
+        args: OPAQUE_LAYOUT.args,
+      },
       jitedSize: b.length,
       address,
       clobbers: UNWIND_CLOBBERS,

@@ -20,9 +20,6 @@ import type { LoadedProgram, ProgramContext } from '../program.js';
 import { contextLayout } from '../verifier/environment.js';
 import type { VerifiedProgram } from '../verifier/verified.js';
 
-/** A function without a known prototype counts as having six integer arguments. */
-export const OPAQUE_ARGS = ARGUMENT_REGISTERS;
-
 const NOTHING: WordPlace = { in: 'nothing' };
 
 export interface TargetContext {
@@ -101,7 +98,7 @@ function agree(a: LoadedProgram, b: LoadedProgram, prototype: FunctionPrototype 
   return true;
 }
 
-function isRegister(place: WordPlace, index: number): boolean {
+export function isRegister(place: WordPlace, index: number): boolean {
   return place.in === 'register' && place.index === index;
 }
 

@@ -19,7 +19,7 @@ import { type DirectSpec, directSpecKey, emitDirectTrampoline } from '../trampol
 import { emitFullTrampoline, type FullSpec, fullSpecKey, type ReturnPlace } from '../trampoline/full.js';
 import { emitGlobalTrampoline, specKey, type TrampolineSpec } from '../trampoline/global.js';
 import { CALL_STUB_LENGTH, displacedSize, JUMP_STUB_LENGTH, RECORD_LOAD_LENGTH } from '../trampoline/slot.js';
-import { contextOf, type TargetContext, wordsRead } from './context.js';
+import { contextOf, isRegister, type TargetContext, wordsRead } from './context.js';
 import { isPlain, listsOf, runsAtReturn } from './program_lists.js';
 import type { SlotWish } from './slots.js';
 
@@ -238,8 +238,8 @@ function codeKeyOf(kind: SlotPlan['kind'], { key }: PlannedCode): string {
 }
 
 /** The program of a nop sled's trampoline finds them where it looks. */
-export function areRegisters(words: readonly WordPlace[]): boolean {
-  return words.every((word, i) => word.in === 'register' && word.index === i);
+function areRegisters(words: readonly WordPlace[]): boolean {
+  return words.every(isRegister);
 }
 
 function clobbersOf({ programs }: SlotWish): number {

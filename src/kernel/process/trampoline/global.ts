@@ -18,11 +18,10 @@ import { ENTRY, RECORD } from '../kfunc_md/record.js';
 import { emitTableLookup } from '../kfunc_md/table.js';
 import { bit, ContextFrame, placesKey, WORD } from './context_frame.js';
 import { FRAME, type FrameDepth } from './frame.js';
+import { CALL_STUB_LENGTH } from './slot.js';
 
-/** `call rel32`. */
-export const CALL_LENGTH = 5;
 /** From the return address of a slot's call back to the slot's record. */
-export const RETURN_TO_RECORD = RECORD.size + CALL_LENGTH;
+export const RETURN_TO_RECORD = RECORD.size + CALL_STUB_LENGTH;
 
 const TABLE_LOOKUP_CHANGES = bit(rcx) | bit(rdx) | bit(r10) | bit(r11);
 
