@@ -149,7 +149,7 @@ export interface BpfProg {
   /** Bytes of machine code. */
   readonly jitedSize: number;
   /** The verifier's log, where one was asked for. */
-  readonly log?: string;
+  readonly log?: string | undefined;
   /** `BPF_OBJ_GET_INFO_BY_FD`: the program as it was verified, and its machine code with where each instruction begins. */
   readonly xlated?: readonly BpfInsn[];
   readonly jited?: { readonly address: bigint; readonly bytes: Uint8Array; readonly offsets: Int32Array };

@@ -17,7 +17,7 @@ export interface LinuxOptions {
 export interface LinuxHost {
   readonly options: LinuxOptions;
   readonly types: KernelTypes;
-  readonly functions: KernelFunctions;
+  readonly targets: KernelFunctions;
   /** Maps by id, kernel functions by number: as the kernel has them. Throws `VerifierError`, or `BpfError` for what else. */
   load(request: LoadRequest): LoadedProg;
   /** The file descriptor of a module's BTF; 0 for the kernel's own. Throws ENOENT. */
@@ -41,8 +41,8 @@ export function sortTargets(host: LinuxHost, attachType: AttachType, targets: re
   const good: TypedTarget[] = [];
   const bad: { target: TargetFunction; why: SkipReason }[] = [];
   for (const { target, cookie } of targets) {
-    const why = target.unresolved ?? host.functions.check(target, attachType);
-    const btfId = host.functions.btfOf(target)?.id;
+    const why = target.unresolved ?? host.targets.check(target, attachType);
+    const btfId = host.targets.btfOf(target)?.id;
     if (why === undefined && btfId !== undefined) good.push({ target, cookie, btfId });
     else bad.push({ target, why: why ?? NO_TYPES });
   }
@@ -55,7 +55,12 @@ const NO_TYPES: SkipReason = {
 };
 
 /** The kernel's program type and attach type for a plain tracing program. */
-export const PLAIN: Readonly<Record<AttachType, number>> = { fentry: 24, fexit: 25, fmod_ret: 26, fsession: 58 };
+export const PLAIN: Readonly<Record<AttachType, number>> = {
+  fentry: 24,
+  fexit: 25,
+  fmod_ret: 26,
+  fsession: 58,
+};
 
 /** For a native multi-link; modify-return programs have none. */
 export const NATIVE_MULTI: Readonly<Record<AttachType, number | undefined>> = {

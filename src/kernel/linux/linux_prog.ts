@@ -9,6 +9,7 @@ import type { AttachType, BpfProg, ProgLoadAttr } from '../kernel.js';
 import { type Fd, PROG_TYPE } from './bpf.js';
 import { kernelBtf } from './btf_object.js';
 import { type LinuxHost, NATIVE_MULTI, PLAIN, type TypedTarget } from './host.js';
+import { KERNEL_MODULE } from './kernel_types.js';
 import { type LoadedProg, type LoadRequest, progInfo } from './program.js';
 
 /** What a program without a licence says. */
@@ -31,21 +32,31 @@ export class LinuxProg implements BpfProg {
     this.attachType = attr.attachType;
   }
 
-  /** Loads it in the form that it will most probably be attached in. Throws what the kernel says against it. */
-  loadFirst(load: () => LoadedProg): void {
-    this.#first = load();
+  /**
+   * Loads it in the form that it will most probably be attached in, so that the verifier's refusal comes now. Throws it.
+   */
+  load(): void {
+    const { multi, target } = this.attr;
+    if (multi) {
+      this.#first = this.loadNative(target?.module ?? KERNEL_MODULE);
+      return;
+    }
+    const btfId = target && this.#host.targets.btfOf(target)?.id;
+    if (target === undefined || btfId === undefined)
+      throw new BpfError(
+        'EINVAL',
+        `program ${this.name}: a program for one function is verified for that function, and ${target === undefined ? 'it names none that is there' : `the kernel has no types of ${target.name}`}`,
+      );
+    this.#first = this.loadPlain({ target, btfId, cookie: 0n });
   }
 
   get id(): number {
-    return this.#any === undefined ? 0 : progInfo(this.#any.fd.number).id;
+    return this.#first === undefined ? 0 : progInfo(this.#first.fd.number).id;
   }
   /** For arrays of programs. */
   get fd(): Fd {
-    if (this.#any === undefined) throw new BpfError('EBADF', `program ${this.name} is not loaded`);
-    return this.#any.fd;
-  }
-  get #any(): LoadedProg | undefined {
-    return this.#first;
+    if (this.#first === undefined) throw new BpfError('EBADF', `program ${this.name} is not loaded`);
+    return this.#first.fd;
   }
 
   get accessedArgs(): readonly number[] {
@@ -55,10 +66,10 @@ export class LinuxProg implements BpfProg {
     return { args: [], result: false };
   }
   get jitedSize(): number {
-    return this.#any === undefined ? 0 : progInfo(this.#any.fd.number).jitedSize;
+    return this.#first === undefined ? 0 : progInfo(this.#first.fd.number).jitedSize;
   }
   get log(): string | undefined {
-    return this.#any?.log || undefined;
+    return this.#first?.log || undefined;
   }
   get stats(): { readonly runCount: bigint; readonly runTimeNs: bigint } | undefined {
     let [runCount, runTimeNs] = [0n, 0n];
@@ -89,7 +100,10 @@ export class LinuxProg implements BpfProg {
     });
   }
 
-  #form(key: string, kind: Pick<LoadRequest, 'type' | 'attachType' | 'attachBtfId' | 'attachBtfFd'>): LoadedProg {
+  #form(
+    key: string,
+    kind: Pick<LoadRequest, 'type' | 'attachType' | 'attachBtfId' | 'attachBtfFd'>,
+  ): LoadedProg {
     const known = this.#forms.get(key);
     if (known !== undefined) return known;
     const { insns, btf, funcInfo, lineInfo, license, sleepable, logLevel } = this.attr;

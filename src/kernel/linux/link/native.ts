@@ -5,9 +5,9 @@
  */
 
 import { SystemError } from '../../../ffi/libc.js';
-import type { LinkTarget, SkipReason, TracingMultiLink } from '../../kernel.js';
 import { disagreement } from '../../agreement.js';
 import { errnoName } from '../../errno.js';
+import type { LinkTarget, SkipReason, TracingMultiLink } from '../../kernel.js';
 import { Attr, bpf, Fd, refusedBy } from '../bpf.js';
 import { type LinuxHost, NATIVE_MULTI, sortTargets, type TypedTarget } from '../host.js';
 import type { LinuxProg } from '../linux_prog.js';
@@ -55,7 +55,7 @@ export class NativeMultiLink extends LinuxLink implements TracingMultiLink {
   #agrees({ target }: TypedTarget): boolean {
     const { target: first } = this.prog.attr;
     if (first?.prototype === undefined) return true;
-    const why = disagreement(first.prototype, this.#host.functions.prototypeOf(target), this.prog.access);
+    const why = disagreement(first.prototype, this.#host.targets.prototypeOf(target), this.prog.access);
     if (why === undefined) return true;
     this.leaveOut(target, { reason: 'other-types', detail: why }, this.#skipInvalid);
     return false;
@@ -188,4 +188,3 @@ function create(prog: LinuxProg, { fd }: LoadedProg, targets: readonly TypedTarg
 function bytesOf({ buffer, byteOffset, byteLength }: Uint32Array | BigUint64Array): Uint8Array {
   return new Uint8Array(buffer, byteOffset, byteLength);
 }
-

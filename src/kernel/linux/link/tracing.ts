@@ -25,14 +25,12 @@ export function attachPlain(prog: LinuxProg, { fd }: LoadedProg, target: TypedTa
 
 export class PlainLink extends LinuxLink implements TracingLink {
   readonly kind = 'tracing';
-  readonly #host: LinuxHost;
   #loaded: LoadedProg | undefined;
   #link: Fd | undefined;
   #target: TypedTarget | undefined;
 
   constructor(host: LinuxHost, prog: LinuxProg, target: LinkTarget) {
     super(host.nextId(), prog);
-    this.#host = host;
     try {
       this.attaching(() => {
         const { good, bad } = sortTargets(host, prog.attachType, [target]);
