@@ -8,7 +8,7 @@
 
 import { BpfError } from '../kernel/errno.js';
 import { NameIndex } from './name_index.js';
-import { readRawBtf } from './raw.js';
+import { type RawBtf, readRawBtf } from './raw.js';
 import { spellType } from './spelling.js';
 import { BtfTable } from './table.js';
 import {
@@ -70,6 +70,11 @@ export class Btf {
     const table = new BtfTable(raw, base);
     if (!options.trusted) validateTypes(table, options.relaxed ?? false);
     return new Btf(table, options.base, label);
+  }
+
+  /** The data itself, as sections; not to be changed. */
+  get raw(): RawBtf {
+    return this.#table.raw;
   }
 
   /** The highest id; split BTF counts its base's too. */
