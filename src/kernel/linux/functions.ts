@@ -9,13 +9,12 @@ import type { SelectableModule, SelectorSet } from '../../process/symbols/select
 import { BpfError } from '../errno.js';
 import type { AttachType, FunctionPrototype, SkipReason, TargetFunction } from '../kernel.js';
 import {
+  deniedByName,
   hasChangedArguments,
   isAlwaysModifiable,
   isPiece,
-  KERNEL_DENIED,
   kernelRefusal,
   mostArgumentWords,
-  NEVER_RETURNING,
   prototypeRefusal,
 } from './deny.js';
 import { KernelSymbols } from './kallsyms.js';
@@ -31,6 +30,30 @@ export interface KernelFunctionsOptions {
 export interface FunctionId {
   readonly module: string;
   readonly id: number;
+}
+
+/** A target that remembers its symbol, so that it need not be looked up. */
+class KernelFunction implements TargetFunction {
+  readonly module: string;
+  readonly name: string;
+  readonly address: bigint;
+  readonly size: number;
+  readonly #symbols: KernelSymbols;
+  readonly #index: number;
+
+  constructor(symbols: KernelSymbols, index: number, name: string, address: bigint) {
+    this.module = symbols.modules[symbols.owner(index)];
+    this.name = name;
+    this.address = address;
+    this.size = symbols.size(index);
+    this.#symbols = symbols;
+    this.#index = index;
+  }
+
+  /** `undefined` for what was no target of these symbols, or is a copy. */
+  static indexOf(target: TargetFunction, symbols: KernelSymbols): number | undefined {
+    return #index in target && target.#symbols === symbols ? target.#index : undefined;
+  }
 }
 
 export class KernelFunctions {
@@ -132,20 +155,20 @@ export class KernelFunctions {
    * does not say what it can trace, it may refuse yet.
    */
   check(target: TargetFunction, attachType: AttachType = 'fentry'): SkipReason | undefined {
+    const symbols = this.#symbols;
     const aliases = this.#aliasesOf(target);
     if (aliases.length === 0) return kernelRefusal('unknown-function');
     const refused = this.#checkSymbols(aliases);
     if (refused !== undefined) return refused;
-    const names = aliases.map(index => this.#symbols.name(index));
+    const names = aliases.length === 1 ? [target.name] : aliases.map(index => symbols.name(index));
     if (names.every(hasChangedArguments)) return kernelRefusal('changed-arguments');
-    if (aliases.every(index => this.#symbols.isDuplicate(index))) return kernelRefusal('duplicate-name');
-    if (names.some(name => KERNEL_DENIED.has(name))) return kernelRefusal('denied');
+    if (aliases.every(index => symbols.isDuplicate(index))) return kernelRefusal('duplicate-name');
+    const denied = firstDenied(names, attachType);
+    if (denied !== undefined) return denied;
     const found = this.#find(target, aliases);
     if (found === undefined) return kernelRefusal('no-types');
     const unfit = this.#checkPrototype(found);
     if (unfit !== undefined) return unfit;
-    if (attachType !== 'fentry' && names.some(name => NEVER_RETURNING.has(name)))
-      return kernelRefusal('no-return');
     if (attachType === 'fmod_ret' && !names.some(name => this.#isModifiable(name)))
       return kernelRefusal('not-modifiable');
     return undefined;
@@ -159,8 +182,7 @@ export class KernelFunctions {
     if (refused !== undefined) return refused;
     const names = aliases.map(index => this.#symbols.name(index));
     if (names.every(hasChangedArguments)) return kernelRefusal('changed-arguments');
-    if (names.some(name => KERNEL_DENIED.has(name))) return kernelRefusal('denied');
-    return undefined;
+    return firstDenied(names, 'fentry');
   }
 
   /** What a function takes and returns; `undefined` where the kernel's types do not say. */
@@ -193,24 +215,25 @@ export class KernelFunctions {
 
   #target(index: number, name: string): TargetFunction {
     const symbols = this.#symbols;
-    return {
-      module: symbols.modules[symbols.owner(index)],
-      name,
-      address: symbols.hasAddresses ? symbols.address(index) : BigInt(index + 1),
-      size: symbols.size(index),
-    };
+    return new KernelFunction(symbols, index, name, this.#addressOf(index));
+  }
+
+  #addressOf(index: number): bigint {
+    return this.#symbols.hasAddresses ? this.#symbols.address(index) : BigInt(index + 1);
   }
 
   /** The symbols of a target, its own first; none where its module has it no more. */
-  #aliasesOf({ module, name, address }: TargetFunction): number[] {
+  #aliasesOf(target: TargetFunction): number[] {
     const symbols = this.#symbols;
-    const own = symbols
-      .find(name)
-      .find(
-        index =>
-          symbols.modules[symbols.owner(index)] === module &&
-          (symbols.hasAddresses ? symbols.address(index) : BigInt(index + 1)) === address,
-      );
+    const own =
+      KernelFunction.indexOf(target, symbols) ??
+      symbols
+        .find(target.name)
+        .find(
+          index =>
+            symbols.modules[symbols.owner(index)] === target.module &&
+            this.#addressOf(index) === target.address,
+        );
     if (own === undefined) return [];
     const others = symbols.aliases(own);
     return others.length === 1 ? others : [own, ...others.filter(index => index !== own)];
@@ -238,9 +261,7 @@ export class KernelFunctions {
 
   #prototype({ module, id }: FunctionId): FunctionPrototype | undefined {
     const types = this.#types?.module(module);
-    const func = types?.type(id);
-    const proto = func?.kind === 'func' ? types?.type(func.type) : undefined;
-    return types === undefined || proto?.kind !== 'func_proto' ? undefined : functionPrototype(types, proto);
+    return types === undefined ? undefined : functionPrototype(types, id);
   }
 
   #checkPrototype(found: FunctionId): SkipReason | undefined {
@@ -250,8 +271,7 @@ export class KernelFunctions {
       known = new Map();
       this.#prototypes.set(module, known);
     }
-    const func = this.#types?.module(module)?.type(id);
-    const key = func?.kind === 'func' ? func.type : 0;
+    const key = this.#types?.module(module)?.referred(id) ?? 0;
     if (known.has(key)) return known.get(key);
     const prototype = this.#prototype(found);
     const refused =
@@ -270,4 +290,12 @@ export class KernelFunctions {
     if (this.#injectable === undefined) this.#injectable = readInjectable(this.#root) ?? null;
     return this.#injectable?.has(name) ?? false;
   }
+}
+
+function firstDenied(names: readonly string[], attachType: AttachType): SkipReason | undefined {
+  for (const name of names) {
+    const reason = deniedByName(name, attachType);
+    if (reason !== undefined) return reason;
+  }
+  return undefined;
 }
