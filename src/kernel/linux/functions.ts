@@ -17,6 +17,7 @@ import {
   mostArgumentWords,
   prototypeRefusal,
 } from './deny.js';
+import { FunctionIds } from './function_ids.js';
 import { KernelSymbols } from './kallsyms.js';
 import { KERNEL_MODULE, type KernelTypes } from './kernel_types.js';
 import { readInjectable, readTraceable } from './traceable.js';
@@ -62,6 +63,7 @@ export class KernelFunctions {
   #symbols: KernelSymbols;
   /** What selectors know of a module; the same objects, which selectors remember. */
   #modules: readonly SelectableModule[] = [];
+  #ids: FunctionIds;
   #traceable: Uint8Array | null | undefined;
   #injectable: ReadonlySet<string> | null | undefined;
   #mostWords: number | undefined;
@@ -73,11 +75,15 @@ export class KernelFunctions {
     this.#types = types;
     this.#root = root;
     this.#symbols = this.#read();
+    this.#ids = new FunctionIds(this.#symbols, types);
   }
 
   /** Reads the symbols again: modules may have come and gone. */
   refresh(): void {
     this.#symbols = this.#read();
+    this.#types?.forgetModules();
+    this.#ids = new FunctionIds(this.#symbols, this.#types);
+    this.#prototypes.clear();
     this.#traceable = undefined;
     this.#injectable = undefined;
   }
@@ -252,8 +258,7 @@ export class KernelFunctions {
 
   #find({ module }: TargetFunction, aliases: readonly number[]): FunctionId | undefined {
     for (const index of aliases) {
-      if (this.#symbols.isDuplicate(index)) continue;
-      const id = this.#types?.functionId(module, this.#symbols.name(index));
+      const id = this.#symbols.isDuplicate(index) ? undefined : this.#ids.of(module, index);
       if (id !== undefined) return { module, id };
     }
     return undefined;
