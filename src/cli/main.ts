@@ -9,6 +9,7 @@ import type { BenchOptions } from './bench.js';
 import { type CountOptions, count } from './count.js';
 import { demo } from './demo.js';
 import type { DumpOptions } from './dump.js';
+import type { FeaturesOptions } from './features.js';
 import type { LatencyOptions } from './latency.js';
 import { type ListOptions, list } from './list.js';
 import {
@@ -274,6 +275,22 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
         run(async () => {
           const { verify } = await import('./verify.js');
           return verify(files, options);
+        }),
+      ),
+    );
+
+  inherit(program.command('features'))
+    .summary('print what the running kernel offers for tracing it')
+    .description(
+      'Prints what the running kernel offers for tracing it, tried one by one, and by which way one program would get onto' +
+        ' many functions of the kernel. Nothing stays loaded or attached.',
+    )
+    .option('--json', 'print one JSON object on standard output')
+    .action((options: FeaturesOptions) =>
+      done(
+        run(async () => {
+          const { features } = await import('./features.js');
+          return features(options);
         }),
       ),
     );
