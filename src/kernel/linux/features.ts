@@ -29,9 +29,14 @@ export const TRACEFS = ['/sys/kernel/tracing', '/sys/kernel/debug/tracing'] as c
 /** Functions of the kernel for tests of tracing, which nothing else calls. */
 const TEST_FUNCTION = 'bpf_fentry_test1';
 const MODIFIABLE_TEST_FUNCTION = 'bpf_modify_return_test';
+const SECURITY_HOOK = 'security_file_open';
 /** No function has this name. */
 const NO_FUNCTION = 'multitrace asks';
 const PAGE = 4096;
+/** Bytes of /proc/kallsyms in which there is a function. */
+const SYMBOLS = 1 << 19;
+/** What a kernel says that takes a multi program for a plain one. */
+const NO_TARGET = /must provide btf_id/;
 /** What parts of the kernel answer that do not have something; no number of user space. */
 const ENOTSUPP = 524;
 
@@ -155,7 +160,7 @@ export class KernelFeatures {
       case 'fexit':
         return this.#tracing(ATTACH.FEXIT, '5.5');
       case 'fmod_ret':
-        return this.#tracing(ATTACH.MODIFY_RETURN, '5.7', MODIFIABLE_TEST_FUNCTION);
+        return this.#modifyReturn();
       case 'fsession':
         return this.#tracing(ATTACH.FSESSION, '7');
       case 'fentry_multi':
@@ -213,6 +218,16 @@ export class KernelFeatures {
       tryProgram(program, fd => tryLink(fd, attach)),
       since,
     );
+  }
+
+  /** Which functions may be modified depends on how the kernel was built; hooks of security modules may wherever there are any. */
+  #modifyReturn(): Verdict {
+    const why = this.#tracing(ATTACH.MODIFY_RETURN, '5.7', MODIFIABLE_TEST_FUNCTION);
+    const btfId = why === undefined ? undefined : this.#id(SECURITY_HOOK);
+    if (btfId === undefined) return why;
+    // The hook is called all the time: the program is only loaded.
+    const attach = ATTACH.MODIFY_RETURN;
+    return told(tryProgram({ type: PROG_TYPE.TRACING, attach, btfId, insns: nothing() }), '5.7');
   }
 
   #multi(attach: number): Verdict {
@@ -295,7 +310,6 @@ function told(answer: Answer, since?: string): Verdict {
   if (why !== undefined) return why;
   if (since !== undefined && (code === 'EINVAL' || code === 'EOPNOTSUPP' || errno === ENOTSUPP))
     return tooOld(since);
-  const words = log.split('\n').at(-1);
   return `the kernel refuses it with ${code ?? `errno ${errno}`}${words ? `: ${words}` : ''}`;
 }
 
@@ -323,22 +337,25 @@ function moduleTypes(): Verdict {
 }
 
 function addresses(): Verdict {
-  const first = head('/proc/kallsyms');
+  const first = head('/proc/kallsyms', SYMBOLS);
   if (first === undefined) return 'this kernel has no /proc/kallsyms (CONFIG_KALLSYMS)';
-  const shown = /^([0-9a-f]+) /m.exec(first)?.[1];
-  if (shown !== undefined && BigInt(`0x${shown}`) !== 0n) return undefined;
+  // Where kernels have variables of CPUs, their symbols begin at 0.
+  if (/^ffff[0-9a-f]+ [tT] /m.test(first)) return undefined;
   return process.getuid?.() === 0
     ? 'the kernel hides them even from root: sysctl kernel.kptr_restrict=1'
     : 'the kernel hides them: run it as root';
 }
 
-/** The first page of a file. */
-function head(path: string): string | undefined {
+/** The beginning of a file. */
+function head(path: string, bytes = PAGE): string | undefined {
   try {
     const fd = openSync(path, 'r');
     try {
-      const page = Buffer.alloc(PAGE);
-      return page.toString('latin1', 0, readSync(fd, page));
+      const text = Buffer.alloc(bytes);
+      let length = 0;
+      // What /proc gives comes in pieces.
+      for (let got = -1; got !== 0 && length < bytes; length += got) got = readSync(fd, text, length);
+      return text.toString('latin1', 0, length);
     } finally {
       closeSync(fd);
     }
