@@ -308,9 +308,11 @@ function told(answer: Answer, since?: string): Verdict {
   if (errno === 0) return undefined;
   const why = whyRefused(code);
   if (why !== undefined) return why;
-  if (since !== undefined && (code === 'EINVAL' || code === 'EOPNOTSUPP' || errno === ENOTSUPP))
-    return tooOld(since);
-  return `the kernel refuses it with ${code ?? `errno ${errno}`}${words ? `: ${words}` : ''}`;
+  const words = log.split('\n').at(-1) ?? '';
+  const unknown = code === 'EINVAL' || code === 'EOPNOTSUPP' || errno === ENOTSUPP;
+  // Who does not know a type of program has nothing to say about it.
+  if (since !== undefined && unknown && (words === '' || NO_TARGET.test(words))) return tooOld(since);
+  return `the kernel refuses it with ${code ?? `errno ${errno}`}${words && `: ${words}`}`;
 }
 
 function tooOld(since: string): string {
@@ -354,7 +356,8 @@ function head(path: string, bytes = PAGE): string | undefined {
       const text = Buffer.alloc(bytes);
       let length = 0;
       // What /proc gives comes in pieces.
-      for (let got = -1; got !== 0 && length < bytes; length += got) got = readSync(fd, text, length);
+      for (let got = -1; got !== 0 && length < bytes; length += got)
+        got = readSync(fd, text, length, bytes - length, null);
       return text.toString('latin1', 0, length);
     } finally {
       closeSync(fd);
