@@ -33,10 +33,25 @@ export class NameIndex {
       const inBase = offset < firstName;
       const bytes = inBase ? table.nameBytes(offset) : strings;
       const start = inBase ? 0 : offset - firstName;
-      const hash = this.#slot(hashOf(bytes, start));
-      this.#next[index] = this.#heads[hash];
-      this.#heads[hash] = index + 1;
-      const length = essentialLength(bytes, start);
+      // One pass over the name, as in hashOf: a kernel has a hundred thousand.
+      const limit = Math.min(bytes.length, start + HASHED_BYTES);
+      let hash = FNV_OFFSET;
+      let underscores = 0;
+      let mayHaveFlavor = false;
+      for (let at = start; at < limit; at++) {
+        const byte = bytes[at];
+        if (byte === 0) break;
+        hash = Math.imul(hash ^ byte, FNV_PRIME);
+        if (byte === UNDERSCORE) underscores++;
+        else {
+          if (underscores === FLAVOR.length) mayHaveFlavor = true;
+          underscores = 0;
+        }
+      }
+      const slot = this.#slot(mixed(hash));
+      this.#next[index] = this.#heads[slot];
+      this.#heads[slot] = index + 1;
+      const length = mayHaveFlavor ? essentialLength(bytes, start) : 0;
       if (length > 0)
         this.#addFlavored(Buffer.from(bytes.subarray(start, start + length)).toString(), firstId + index);
     }
@@ -86,6 +101,11 @@ function hashOf(bytes: Uint8Array, start: number): number {
   let hash = FNV_OFFSET;
   const end = Math.min(bytes.length, start + HASHED_BYTES);
   for (let at = start; at < end && bytes[at] !== 0; at++) hash = Math.imul(hash ^ bytes[at], FNV_PRIME);
+  return mixed(hash);
+}
+
+/** The upper bits count too in a table that is indexed by the lower ones. */
+function mixed(hash: number): number {
   return (hash ^ (hash >>> 15)) >>> 0;
 }
 

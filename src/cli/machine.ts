@@ -108,13 +108,9 @@ export async function openSession(
   const stdout = options.stdout === undefined ? {} : { stdout: options.stdout };
   if (isKernel(what)) {
     const { KernelSession } = await import('../kernel/linux/session.js');
-    const { openLinux } = await import('../kernel/linux/machine.js');
-    return KernelSession.start(
-      () => openLinux({ ...what.kernel, progress: note }),
-      what.command,
-      tool,
-      options,
-    );
+    const { LinuxKernel } = await import('../kernel/linux/machine.js');
+    const kernel = new LinuxKernel({ ...what.kernel, progress: note });
+    return KernelSession.start(kernel, what.command, tool, options);
   }
   const { Session } = await import('../kernel/process/session.js');
   return 'pid' in what ? Session.attach(what.pid, tool) : Session.start(what.command, tool, stdout);

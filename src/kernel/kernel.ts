@@ -69,7 +69,7 @@ export interface BpfMap {
   /** Array of maps, hash of maps and program arrays: what a value stands for. */
   updateObject?(key: Uint8Array, object: BpfMap | BpfProg, flags?: bigint): void;
   /** Arrays with `BPF_F_MMAPABLE`: the values themselves, shared. */
-  readonly memory?: Uint8Array;
+  readonly memory?: Uint8Array | undefined;
   /** Ring buffers and perf event arrays: hands each record to `record` and returns how many there were; never waits. */
   consume?(record: (bytes: Uint8Array) => void, limit?: number): number;
   /** Ring buffers: resolves when there is something to consume, or after `timeoutMs`. */
@@ -149,7 +149,7 @@ export interface BpfProg {
   /** Bytes of machine code. */
   readonly jitedSize: number;
   /** The verifier's log, where one was asked for. */
-  readonly log?: string;
+  readonly log?: string | undefined;
   /** `BPF_OBJ_GET_INFO_BY_FD`: the program as it was verified, and its machine code with where each instruction begins. */
   readonly xlated?: readonly BpfInsn[];
   readonly jited?: { readonly address: bigint; readonly bytes: Uint8Array; readonly offsets: Int32Array };

@@ -4,17 +4,15 @@
  * and goes at once. Each is asked for once, when somebody wants to know.
  */
 
-import { closeSync, openSync, readdirSync, readFileSync, readSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readSync } from 'node:fs';
 import { ProgramBuilder, R0, R1, R2, R3, R10 } from '../../bpf/builder.js';
 import { HELPER } from '../../bpf/helpers.js';
 import type { BpfInsn } from '../../bpf/instruction.js';
 import { MAP_FLAG, MAP_TYPE } from '../../bpf/map_type.js';
-import { Btf } from '../../btf/btf.js';
+import { BpfError, errnoName } from '../errno.js';
 import type { AttachType, Way } from '../kernel.js';
 import {
   type Answer,
-  ATTACH,
-  PROG_TYPE,
   tryKprobeMultiLink,
   tryLink,
   tryMap,
@@ -22,6 +20,8 @@ import {
   tryProgram,
   tryStats,
 } from './attempt.js';
+import { ATTACH, PROG_TYPE } from './bpf.js';
+import { KERNEL_MODULE, KernelTypes } from './kernel_types.js';
 import { missingPrivilege, NO_KERNEL_TYPES, whyNoFtrace, whyRefused } from './refusal.js';
 
 const TYPES = '/sys/kernel/btf';
@@ -86,14 +86,13 @@ export interface WayOffer {
 
 type Verdict = string | undefined;
 
-/** The running kernel's. `types`: of the kernel, for who has them already. */
+/** The running kernel's. `types`: for who has them already. */
 export class KernelFeatures {
   readonly #known = new Map<FeatureName, Feature>();
   readonly #ids = new Map<string, number | undefined>();
-  readonly #types: () => Btf | undefined;
-  #btf: Btf | undefined | null = null;
+  #types: KernelTypes | undefined;
 
-  constructor(types: () => Btf | undefined = readKernelTypes) {
+  constructor(types?: KernelTypes) {
     this.#types = types;
   }
 
@@ -146,7 +145,7 @@ export class KernelFeatures {
           told(tryProgram({ type: PROG_TYPE.KPROBE, insns: nothing() }))
         );
       case 'types':
-        return this.#kernelTypes === undefined ? NO_KERNEL_TYPES : undefined;
+        return this.#kernelTypes();
       case 'module_types':
         return moduleTypes();
       case 'ftrace':
@@ -156,23 +155,23 @@ export class KernelFeatures {
       case 'addresses':
         return addresses();
       case 'fentry':
-        return this.#tracing(ATTACH.FENTRY, '5.5');
+        return this.#tracing(ATTACH.TRACE_FENTRY, '5.5');
       case 'fexit':
-        return this.#tracing(ATTACH.FEXIT, '5.5');
+        return this.#tracing(ATTACH.TRACE_FEXIT, '5.5');
       case 'fmod_ret':
         return this.#modifyReturn();
       case 'fsession':
-        return this.#tracing(ATTACH.FSESSION, '7');
+        return this.#tracing(ATTACH.TRACE_FSESSION, '7');
       case 'fentry_multi':
-        return this.#multi(ATTACH.FENTRY_MULTI);
+        return this.#multi(ATTACH.TRACE_FENTRY_MULTI);
       case 'fexit_multi':
-        return this.#multi(ATTACH.FEXIT_MULTI);
+        return this.#multi(ATTACH.TRACE_FEXIT_MULTI);
       case 'fsession_multi':
-        return this.#multi(ATTACH.FSESSION_MULTI);
+        return this.#multi(ATTACH.TRACE_FSESSION_MULTI);
       case 'kprobe_multi':
-        return this.#kprobes(ATTACH.KPROBE_MULTI, '5.18');
+        return this.#kprobes(ATTACH.TRACE_KPROBE_MULTI, '5.18');
       case 'kprobe_session':
-        return this.#kprobes(ATTACH.KPROBE_SESSION, '6.10');
+        return this.#kprobes(ATTACH.TRACE_KPROBE_SESSION, '6.10');
       case 'tracing_cookie':
         return this.#helper(HELPER.get_attach_cookie, '5.19');
       case 'func_args':
@@ -192,14 +191,19 @@ export class KernelFeatures {
     }
   }
 
-  get #kernelTypes(): Btf | undefined {
-    if (this.#btf === null) this.#btf = this.#types();
-    return this.#btf;
+  #kernelTypes(): Verdict {
+    try {
+      this.#types ??= KernelTypes.open();
+      return this.#types.vmlinux.typeCount > 0 ? undefined : NO_KERNEL_TYPES;
+    } catch (cause) {
+      if (!(cause instanceof BpfError)) throw cause;
+      return cause.message;
+    }
   }
 
   /** The BTF id of a function of the kernel. */
   #id(name: string): number | undefined {
-    if (!this.#ids.has(name)) this.#ids.set(name, this.#kernelTypes?.find(name, 'func'));
+    if (!this.#ids.has(name)) this.#ids.set(name, this.#types?.functionId(KERNEL_MODULE, name));
     return this.#ids.get(name);
   }
 
@@ -246,8 +250,9 @@ export class KernelFeatures {
     if (why !== undefined) return why;
     const program = { type: PROG_TYPE.KPROBE, attach, insns: nothing() };
     const answer = tryProgram(program, fd => tryKprobeMultiLink(fd, attach, NO_FUNCTION));
-    if (answer.code === 'ESRCH' || answer.code === 'ENOENT') return undefined;
-    if (answer.code === 'EOPNOTSUPP') return 'this kernel was built without it (CONFIG_FPROBE)';
+    const code = errnoName(answer.errno);
+    if (code === 'ESRCH' || code === 'ENOENT') return undefined;
+    if (code === 'EOPNOTSUPP') return 'this kernel was built without it (CONFIG_FPROBE)';
     return told(answer, since);
   }
 
@@ -262,7 +267,7 @@ export class KernelFeatures {
     return told(
       tryProgram({
         type: PROG_TYPE.TRACING,
-        attach: ATTACH.FENTRY,
+        attach: ATTACH.TRACE_FENTRY,
         ...(btfId === undefined ? {} : { btfId }),
         insns: b.build(),
       }),
@@ -289,7 +294,7 @@ export class KernelFeatures {
     b.mov(R0, 0);
     b.exit();
     const answer = tryProgram({ type: PROG_TYPE.KPROBE, insns: b.build() });
-    if (answer.code === undefined) return undefined;
+    if (answer.errno === 0) return undefined;
     return 'this kernel is locked down (confidentiality), which refuses it: start it without lockdown';
   }
 }
@@ -304,8 +309,9 @@ function nothing(): BpfInsn[] {
 
 /** `since`: the kernel that had it first, for one that does not know it. */
 function told(answer: Answer, since?: string): Verdict {
-  const { errno, code, log } = answer;
+  const { errno, log } = answer;
   if (errno === 0) return undefined;
+  const code = errnoName(errno);
   const why = whyRefused(code);
   if (why !== undefined) return why;
   const words = log.split('\n').at(-1) ?? '';
@@ -317,16 +323,6 @@ function told(answer: Answer, since?: string): Verdict {
 
 function tooOld(since: string): string {
   return `this kernel has it not: it came with Linux ${since}`;
-}
-
-function readKernelTypes(): Btf | undefined {
-  let bytes: Buffer;
-  try {
-    bytes = readFileSync(`${TYPES}/vmlinux`);
-  } catch {
-    return undefined;
-  }
-  return Btf.parse(bytes, { name: 'kernel' });
 }
 
 function moduleTypes(): Verdict {

@@ -8,8 +8,8 @@ import { constants } from 'node:os';
 import type { ExitStatus } from '../../process/process.js';
 import { resolveCommand } from '../../process/spawn.js';
 import { BpfError } from '../errno.js';
-import type { Kernel } from '../kernel.js';
 import type { SessionEnd, SessionTool, TracingSession } from '../session.js';
+import type { LinuxKernel } from './machine.js';
 
 export interface KernelSessionOptions {
   /** Our file descriptor that becomes the command's standard output; its own (ours) where left out. */
@@ -21,14 +21,14 @@ export interface KernelSessionOptions {
 export class KernelSession implements TracingSession {
   readonly machine = 'kernel';
   readonly end: Promise<SessionEnd>;
-  readonly #kernel: Kernel;
+  readonly #kernel: LinuxKernel;
   readonly #tool: SessionTool;
   #command: ChildProcess | undefined;
   #over = false;
   #resolve!: (end: SessionEnd) => void;
   #reject!: (cause: unknown) => void;
 
-  private constructor(kernel: Kernel, tool: SessionTool) {
+  private constructor(kernel: LinuxKernel, tool: SessionTool) {
     this.#kernel = kernel;
     this.#tool = tool;
     this.end = new Promise((resolve, reject) => {
@@ -40,18 +40,17 @@ export class KernelSession implements TracingSession {
   }
 
   /**
-   * Attaches the tool to the kernel that `open` gives, then starts the command, if there is one. Throws where either
+   * Attaches the tool, then starts the command, if there is one. Throws where either
    * can't be done.
    */
   static start(
-    open: () => Kernel,
+    kernel: LinuxKernel,
     command: readonly string[] | undefined,
     tool: SessionTool,
     options: KernelSessionOptions = {},
   ): KernelSession {
     // What can't be run is told before anything is done.
     const path = command && resolveCommand(command[0], process.env);
-    const kernel = open();
     const session = new KernelSession(kernel, tool);
     try {
       tool.opened(kernel);
@@ -98,8 +97,9 @@ export class KernelSession implements TracingSession {
     if (this.#over) return;
     this.#over = true;
     try {
-      this.#kernel.close();
+      this.#kernel.detach();
       this.#tool.closed(this.#kernel, false);
+      this.#kernel.close();
       this.#resolve(end);
     } catch (cause) {
       this.#reject(cause);

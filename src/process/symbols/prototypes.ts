@@ -9,7 +9,7 @@ import { createHash } from 'node:crypto';
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Btf } from '../../btf/btf.js';
+import { Btf, type BtfFuncProto } from '../../btf/btf.js';
 import { findDebugFile } from '../../elf/debug_file.js';
 import { ElfFile } from '../../elf/file.js';
 import { BpfError } from '../../kernel/errno.js';
@@ -66,12 +66,17 @@ export function prototypeOf(btf: Btf, names: string | readonly string[]): Functi
     if (proto?.kind !== 'func_proto') continue;
     // Assemblers write no prototypes: what they leave of `memcpy` is `void (void)`, as of functions that are that.
     if (proto.params.length === 0 && proto.returnType === 0) continue;
-    const params = proto.params.map(({ type }) => type);
-    const variadic = params.length > 0 && params[params.length - 1] === 0;
-    if (variadic) params.pop();
-    return { nargs: params.length, btf, args: params, returns: proto.returnType, variadic };
+    return functionPrototype(btf, proto);
   }
   return undefined;
+}
+
+/** What a FUNC_PROTO of `btf` says. */
+export function functionPrototype(btf: Btf, proto: BtfFuncProto): FunctionPrototype {
+  const params = proto.params.map(({ type }) => type);
+  const variadic = params.length > 0 && params[params.length - 1] === 0;
+  if (variadic) params.pop();
+  return { nargs: params.length, btf, args: params, returns: proto.returnType, variadic };
 }
 
 /** Names a build of a file. */
