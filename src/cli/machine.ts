@@ -1,7 +1,7 @@
 /** Which machine a command line means, a live process or the running kernel, and a session on it. */
 
 import { BpfError } from '../kernel/errno.js';
-import type { Way } from '../kernel/kernel.js';
+import type { Kernel, Way } from '../kernel/kernel.js';
 import type { SessionTool, TracingSession } from '../kernel/session.js';
 import { parseSelector } from '../process/symbols/selector.js';
 import { note } from './output.js';
@@ -95,11 +95,11 @@ export function isKernel(what: What): what is KernelWhat {
 export interface OpenOptions {
   /** Our file descriptor that becomes a command's standard output. */
   readonly stdout?: number;
-  /** The kernel: everything is attached, and the command not yet started. */
-  attached?(): void;
+  /** The kernel: a look at it before anything is loaded. */
+  before?(kernel: Kernel): void;
 }
 
-/** Begins a session. Throws where that can't be done. */
+/** Begins a session. Throws where that can't be done, for the kernel with the reason why it lets nobody trace it. */
 export async function openSession(
   what: What,
   tool: SessionTool,
@@ -110,8 +110,21 @@ export async function openSession(
     const { KernelSession } = await import('../kernel/linux/session.js');
     const { LinuxKernel } = await import('../kernel/linux/machine.js');
     const kernel = new LinuxKernel({ ...what.kernel, progress: note });
-    return KernelSession.start(kernel, what.command, tool, options);
+    try {
+      options.before?.(kernel);
+      return KernelSession.start(kernel, what.command, tool, stdout);
+    } catch (cause) {
+      throw await whyNot(cause);
+    }
   }
   const { Session } = await import('../kernel/process/session.js');
   return 'pid' in what ? Session.attach(what.pid, tool) : Session.start(what.command, tool, stdout);
+}
+
+/** Where nothing can be attached at all, that is what there is to say. */
+async function whyNot(cause: unknown): Promise<unknown> {
+  if (!(cause instanceof BpfError) || cause.code === 'ENOENT') return cause;
+  const { KernelFeatures } = await import('../kernel/linux/features.js');
+  const { why } = new KernelFeatures().ways('fentry');
+  return why === undefined ? cause : new BpfError('EPERM', `the kernel can't be traced: ${why}`, { cause });
 }

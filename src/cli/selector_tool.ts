@@ -6,6 +6,7 @@
 import { BpfError } from '../kernel/errno.js';
 import type { Kernel, SkippedFunction, TracingMultiLink, Way } from '../kernel/kernel.js';
 import type { SessionEnd, SessionTool, TracingSession } from '../kernel/session.js';
+import { SelectorSet } from '../process/symbols/selector.js';
 import { isKernel, openSession, type What } from './machine.js';
 import { EXIT_FAILURE, exitCodeOf, signalName } from './options.js';
 import { grouped, note } from './output.js';
@@ -163,8 +164,9 @@ export async function followSession<A extends Attachment>(
 ): Promise<EndedSession> {
   const session = await openSession(what, tool, {
     ...(options.json ? { stdout: 2 } : {}),
-    attached: () => {
-      if (tool.matched === 0) throw noMatch(selectors, tool.modules);
+    before: kernel => {
+      if (kernel.functions(SelectorSet.parse(selectors)).length === 0)
+        throw noMatch(selectors, kernel.modules());
     },
   });
   if ('pid' in what && tool.matched === 0) {

@@ -14,8 +14,6 @@ import type { LinuxKernel } from './machine.js';
 export interface KernelSessionOptions {
   /** Our file descriptor that becomes the command's standard output; its own (ours) where left out. */
   readonly stdout?: number;
-  /** Everything is attached, and the command not yet started; what it throws ends the session. */
-  attached?(): void;
 }
 
 export class KernelSession implements TracingSession {
@@ -54,7 +52,6 @@ export class KernelSession implements TracingSession {
     const session = new KernelSession(kernel, tool);
     try {
       tool.opened(kernel);
-      options.attached?.();
     } catch (cause) {
       session.#over = true;
       kernel.close();
