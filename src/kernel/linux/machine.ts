@@ -45,6 +45,8 @@ const PRINTING: ReadonlySet<number> = new Set([HELPER.trace_printk, HELPER.trace
 
 export class LinuxKernel implements Kernel {
   readonly possibleCpus = possibleCpus();
+  /** Modules that are loaded later are not followed. */
+  readonly growing = false;
   readonly #host: Host;
   readonly #maps = new Map<number, LinuxMap>();
   readonly #progs = new Set<LinuxProg>();
@@ -163,9 +165,14 @@ export class LinuxKernel implements Kernel {
     return this.#log.read();
   }
 
-  close(): void {
+  /** Detaches every link; maps can still be read, until `close`. */
+  detach(): void {
     for (const link of this.#links) link.detach();
     this.#links.clear();
+  }
+
+  close(): void {
+    this.detach();
     for (const prog of this.#progs) prog.free();
     this.#progs.clear();
     for (const map of this.#maps.values()) map.free();
