@@ -354,7 +354,10 @@ test.skipIf(lacking !== undefined)('waiting for records that do not come costs n
   const [waits, cpu, began] = [waitsOf(tracer.pid), cpuOf(tracer.pid), performance.now()];
   await new Promise(done => setTimeout(done, 2000));
   const seconds = (performance.now() - began) / 1000;
-  const [wakes, share] = [(waitsOf(tracer.pid) - waits) / seconds, (cpuOf(tracer.pid) - cpu) / 1000 / seconds];
+  const [wakes, share] = [
+    (waitsOf(tracer.pid) - waits) / seconds,
+    (cpuOf(tracer.pid) - cpu) / 1000 / seconds,
+  ];
   console.log(`at rest: ${wakes.toFixed(0)} wake-ups a second, ${(100 * share).toFixed(1)} % of a CPU`);
   // A busy machine makes wake-ups fewer, never more. The time is for loops that never wait: those take all of a CPU.
   expect(wakes).toBeLessThan(WAKES_AT_REST);

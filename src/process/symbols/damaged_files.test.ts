@@ -135,6 +135,12 @@ function readAll(bytes: Buffer): number {
   return refused;
 }
 
+/** CPU time of this process since: the neighbours' is not counted. */
+function cpuMs(start: NodeJS.CpuUsage): number {
+  const { user, system } = process.cpuUsage(start);
+  return (user + system) / 1000;
+}
+
 it(`${MUTATIONS} mutations of real files, seed ${SEED}: an answer or ENOEXEC, soon`, () => {
   const files = originals();
   const random = generator(SEED);
@@ -143,13 +149,13 @@ it(`${MUTATIONS} mutations of real files, seed ${SEED}: an answer or ENOEXEC, so
   for (const file of files) expect(readAll(file)).toBe(0);
   for (let index = 0; index < MUTATIONS; index++) {
     const bytes = mutate(files[random(files.length)], random);
-    const start = performance.now();
+    const start = process.cpuUsage();
     try {
       if (readAll(bytes) > 0) refused++;
     } catch (error) {
       throw new Error(`mutation ${index} of seed ${SEED}`, { cause: error });
     }
-    const took = performance.now() - start;
+    const took = cpuMs(start);
     if (took > TYPICAL_MS) slow++;
     if (took > MAX_MS) throw new Error(`mutation ${index} of seed ${SEED} took ${took.toFixed()} ms`);
   }
@@ -180,9 +186,9 @@ describe('files made to take time or memory', () => {
     return Buffer.concat([header, content, table]);
   };
   const timed = (action: () => unknown): number => {
-    const start = performance.now();
+    const start = process.cpuUsage();
     action();
-    return performance.now() - start;
+    return cpuMs(start);
   };
   /** `count` FUNC symbols at 0x1000, with names at these offsets. */
   const symbols = (count: number, nameOf: (index: number) => number): Buffer => {
@@ -206,7 +212,7 @@ describe('files made to take time or memory', () => {
       [2, 0, 64 + names.length, table.length, 1],
     ]);
     const elf = ElfFile.parse(bytes, 'x');
-    expect(timed(() => expect(() => elf.symbols()).toThrow(/overlap/))).toBeLessThan(500);
+    expect(timed(() => expect(() => elf.symbols()).toThrow(/overlap/))).toBeLessThan(1_000);
   });
 
   it('a hundred thousand names at one address', () => {
