@@ -5,6 +5,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { cpuMs, timed } from '../../../tests/support/cpu_time.js';
 import { findDebugFile } from '../../elf/debug_file.js';
 import { ElfFile } from '../../elf/file.js';
 import { frameRanges } from '../../elf/frames.js';
@@ -135,12 +136,6 @@ function readAll(bytes: Buffer): number {
   return refused;
 }
 
-/** CPU time of this process since: the neighbours' is not counted. */
-function cpuMs(start: NodeJS.CpuUsage): number {
-  const { user, system } = process.cpuUsage(start);
-  return (user + system) / 1000;
-}
-
 it(`${MUTATIONS} mutations of real files, seed ${SEED}: an answer or ENOEXEC, soon`, () => {
   const files = originals();
   const random = generator(SEED);
@@ -184,11 +179,6 @@ describe('files made to take time or memory', () => {
     header.writeUInt16LE(64, 58);
     header.writeUInt16LE(sections.length + 1, 60);
     return Buffer.concat([header, content, table]);
-  };
-  const timed = (action: () => unknown): number => {
-    const start = process.cpuUsage();
-    action();
-    return cpuMs(start);
   };
   /** `count` FUNC symbols at 0x1000, with names at these offsets. */
   const symbols = (count: number, nameOf: (index: number) => number): Buffer => {
