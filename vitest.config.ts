@@ -6,7 +6,8 @@ const common = { pool: 'forks', testTimeout: 120_000, hookTimeout: 120_000 } as 
 const ALONE = ['bench', 'latency', 'links', 'soak', 'stops'].map(name => `tests/${name}.test.ts`);
 
 // Unit tests stand beside their sources. tests/ holds what needs a live process or a compiler: most of it waits for one
-// process at a time, so two files share the two cores of a small machine; then come those that must be alone.
+// process at a time, so two files share the two cores of a small machine; then come those that must be alone. tests/vm/
+// boots virtual machines, whose emulation takes every core: last.
 export default defineConfig({
   test: {
     projects: [
@@ -24,7 +25,7 @@ export default defineConfig({
           ...common,
           name: 'live',
           include: ['tests/**/*.test.ts'],
-          exclude: ALONE,
+          exclude: [...ALONE, 'tests/vm/**'],
           sequence: { groupOrder: 1 },
           maxWorkers: 2,
         },
@@ -35,6 +36,15 @@ export default defineConfig({
           name: 'alone',
           include: ALONE,
           sequence: { groupOrder: 2 },
+          fileParallelism: false,
+        },
+      },
+      {
+        test: {
+          ...common,
+          name: 'vm',
+          include: ['tests/vm/*.test.ts'],
+          sequence: { groupOrder: 3 },
           fileParallelism: false,
         },
       },

@@ -9,6 +9,7 @@ import type { BpfInsn } from '../bpf/instruction.js';
 import { MAP_TYPE } from '../bpf/map_type.js';
 import type { BpfMap, Kernel, SkippedFunction, TargetFunction, TracingMultiLink } from '../kernel/kernel.js';
 import type { SelectorSet } from '../process/symbols/selector.js';
+import { LICENSE } from './license.js';
 import { FunctionSlots } from './targets.js';
 
 /** Slots of the map for functions of libraries that are loaded later. Memory of slots that nobody touches costs nothing. */
@@ -71,6 +72,8 @@ export class Counter {
     const prog = kernel.progLoad({
       name: 'count',
       attachType: 'fentry',
+      multi: true,
+      license: LICENSE,
       insns: countProgram(this.#map),
       maps: [this.#map],
     });

@@ -10,6 +10,7 @@ import type {
   TracingMultiLink,
 } from '../../kernel/kernel.js';
 import type { SelectorSet } from '../../process/symbols/selector.js';
+import { LICENSE } from '../license.js';
 import { type ResultSize, resultSize, signatureOf } from '../signature.js';
 import { FunctionSlots } from '../targets.js';
 import { BUCKETS, type Histogram } from './histogram.js';
@@ -59,6 +60,8 @@ export class Latency {
     this.#prog = kernel.progLoad({
       name: 'latency',
       attachType: 'fsession',
+      multi: true,
+      license: LICENSE,
       insns: latencyProgram({ stats: this.#stats, histograms: this.#histograms }, filters),
       maps: [this.#stats, this.#histograms],
     });

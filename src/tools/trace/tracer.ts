@@ -14,6 +14,7 @@ import type {
   TracingMultiLink,
 } from '../../kernel/kernel.js';
 import { SelectorSet } from '../../process/symbols/selector.js';
+import { LICENSE } from '../license.js';
 import { FunctionSlots } from '../targets.js';
 import { LOST, type TraceMaps } from './maps.js';
 import { traceProgram } from './programs.js';
@@ -119,7 +120,9 @@ export class Tracer {
   #hasThreadIds(): boolean {
     try {
       const name = 'thread_id';
-      this.#kernel.progLoad({ name, attachType: 'fentry', insns: threadIdProgram(), maps: [] }).free();
+      this.#kernel
+        .progLoad({ name, attachType: 'fentry', insns: threadIdProgram(), maps: [], multi: true })
+        .free();
       return true;
     } catch (cause) {
       if (!(cause instanceof BpfError) || cause.code !== 'EOPNOTSUPP' || this.#options.tids.length > 0)
@@ -260,7 +263,13 @@ export class Tracer {
       known.link.add(targets);
       return;
     }
-    const prog = this.#kernel.progLoad({ ...program(), name, maps: this.#maps.all });
+    const prog = this.#kernel.progLoad({
+      ...program(),
+      name,
+      maps: this.#maps.all,
+      multi: true,
+      license: LICENSE,
+    });
     to.set(name, { prog, link: this.#kernel.linkCreate({ prog, targets, skipInvalid: true }) });
   }
 
@@ -277,7 +286,14 @@ export class Tracer {
       const set = SelectorSet.parse(selectors);
       // Loads that may fault make every thread of the process be watched: not for nothing.
       if (this.#kernel.functions(set).length === 0) continue;
-      const prog = this.#kernel.progLoad({ name, attachType: 'fentry', insns, maps: this.#maps.all });
+      const prog = this.#kernel.progLoad({
+        name,
+        attachType: 'fentry',
+        insns,
+        maps: this.#maps.all,
+        multi: true,
+        license: LICENSE,
+      });
       const pattern = { selectors: set };
       this.#watching.set(name, { prog, link: this.#kernel.linkCreate({ prog, pattern, skipInvalid: true }) });
     }
