@@ -22,6 +22,7 @@ import {
   isModifierKind,
   KIND,
   KINDS,
+  kindOfInfo,
   LINKAGES,
 } from './types.js';
 import { validateTypes } from './validate.js';
@@ -149,6 +150,21 @@ export class Btf {
   /** Every id of a name, lowest first. */
   findAll(name: string): number[] {
     return [...(this.base?.findAll(name) ?? []), ...this.#nameIndex().find(name)];
+  }
+
+  /** Calls `found` with the id of each function that is not the base's, and where its name's bytes are. */
+  eachFunction(found: (id: number, names: Uint8Array, start: number, end: number) => void): void {
+    const { words, starts, strings, firstId, firstName } = this.#table.raw;
+    for (let index = 0; index < starts.length; index++) {
+      const at = starts[index];
+      if (kindOfInfo(words[at + 1]) !== KIND.FUNC) continue;
+      const inBase = words[at] < firstName;
+      const names = inBase ? this.#table.nameBytes(words[at]) : strings;
+      const start = inBase ? 0 : words[at] - firstName;
+      let end = start;
+      while (end < names.length && names[end] !== 0) end++;
+      found(firstId + index, names, start, end);
+    }
   }
 
   /** Every id of a name that is not the base's, lowest first. */

@@ -306,6 +306,13 @@ export interface TargetCheck {
 export interface Kernel {
   /** How many values a per-CPU map has for each key. */
   readonly possibleCpus: number;
+  /** `false`: no functions come later, as those of libraries do, so that nobody need make room for them. */
+  readonly growing?: false;
+  /**
+   * A process: functions whose result modify-return programs may change, which changes what the program does; none where it
+   * is not set. The kernel has a list of its own.
+   */
+  allowModifyReturn?: SelectorSet | undefined;
   mapCreate(attr: MapCreateAttr): BpfMap;
   /**
    * `BPF_ENABLE_STATS`: programs that are loaded from now on count their runs and time. Throws EOPNOTSUPP where time can't

@@ -17,9 +17,13 @@ import {
   mostArgumentWords,
   prototypeRefusal,
 } from './deny.js';
+import { FunctionIds } from './function_ids.js';
 import { KernelSymbols } from './kallsyms.js';
 import { KERNEL_MODULE, type KernelTypes } from './kernel_types.js';
 import { readInjectable, readTraceable } from './traceable.js';
+
+/** Another name of `kernel`. */
+const VMLINUX = 'vmlinux';
 
 export interface KernelFunctionsOptions {
   /** Where the file systems with `/proc` and `/sys` begin; `/` where left out. */
@@ -62,6 +66,7 @@ export class KernelFunctions {
   #symbols: KernelSymbols;
   /** What selectors know of a module; the same objects, which selectors remember. */
   #modules: readonly SelectableModule[] = [];
+  #ids: FunctionIds;
   #traceable: Uint8Array | null | undefined;
   #injectable: ReadonlySet<string> | null | undefined;
   #mostWords: number | undefined;
@@ -73,11 +78,15 @@ export class KernelFunctions {
     this.#types = types;
     this.#root = root;
     this.#symbols = this.#read();
+    this.#ids = new FunctionIds(this.#symbols, types);
   }
 
   /** Reads the symbols again: modules may have come and gone. */
   refresh(): void {
     this.#symbols = this.#read();
+    this.#types?.forgetModules();
+    this.#ids = new FunctionIds(this.#symbols, this.#types);
+    this.#prototypes.clear();
     this.#traceable = undefined;
     this.#injectable = undefined;
   }
@@ -136,7 +145,8 @@ export class KernelFunctions {
       );
       const inModule = (module: string): number[] =>
         firsts.filter(index => this.#symbols.modules[this.#symbols.owner(index)] === module);
-      const inKernel = inModule(colon < 0 ? KERNEL_MODULE : text.slice(0, colon));
+      const module = colon < 0 ? KERNEL_MODULE : text.slice(0, colon);
+      const inKernel = inModule(module === VMLINUX ? KERNEL_MODULE : module);
       const found = colon < 0 && inKernel.length === 0 ? firsts : inKernel;
       return found.map(index => this.#target(index, name));
     });
@@ -209,7 +219,11 @@ export class KernelFunctions {
       );
     }
     const symbols = new KernelSymbols(bytes);
-    this.#modules = symbols.modules.map(path => ({ path, isMain: path === KERNEL_MODULE }));
+    this.#modules = symbols.modules.map(path =>
+      path === KERNEL_MODULE
+        ? { path, isMain: true, names: [KERNEL_MODULE, VMLINUX] }
+        : { path, isMain: false },
+    );
     return symbols;
   }
 
@@ -252,8 +266,7 @@ export class KernelFunctions {
 
   #find({ module }: TargetFunction, aliases: readonly number[]): FunctionId | undefined {
     for (const index of aliases) {
-      if (this.#symbols.isDuplicate(index)) continue;
-      const id = this.#types?.functionId(module, this.#symbols.name(index));
+      const id = this.#symbols.isDuplicate(index) ? undefined : this.#ids.of(module, index);
       if (id !== undefined) return { module, id };
     }
     return undefined;

@@ -156,7 +156,7 @@ export class KernelSymbols {
   }
 
   /** Calls `symbol` with each index whose name is these bytes. */
-  each(bytes: Buffer, start: number, end: number, symbol: (index: number) => void): void {
+  each(bytes: Uint8Array, start: number, end: number, symbol: (index: number) => void): void {
     let hash = FNV_OFFSET;
     for (let at = start; at < end; at++) hash = Math.imul(hash ^ bytes[at], FNV_PRIME);
     hash ^= hash >>> 15;
@@ -201,7 +201,7 @@ export class KernelSymbols {
     return low < this.count && this.#addresses[this.order[low]] === wanted ? this.order[low] : undefined;
   }
 
-  #isNamed(index: number, bytes: Buffer, start: number, end: number): boolean {
+  #isNamed(index: number, bytes: Uint8Array, start: number, end: number): boolean {
     const own = this.#starts[index];
     if (this.#ends[index] - own !== end - start) return false;
     for (let i = 0; i < end - start; i++) if (this.#bytes[own + i] !== bytes[start + i]) return false;

@@ -63,6 +63,11 @@ export class KernelTypes {
     return types;
   }
 
+  /** Reads the types of modules again when they are asked for: other modules may have come under their names. */
+  forgetModules(): void {
+    this.#modules.clear();
+  }
+
   /** What has types: `kernel`, then the loaded modules by name. */
   modules(): string[] {
     const names = readdirSync(this.#directory).filter(name => name !== VMLINUX);

@@ -24,6 +24,7 @@ import type {
   TracingMultiLink,
 } from '../kernel.js';
 import { Attr, bpf, Fd, refusedBy } from './bpf.js';
+import type { ContextKernel } from './context/rewrite.js';
 import { KernelFunctions } from './functions.js';
 import type { LinuxHost, LinuxOptions } from './host.js';
 import { readKconfig } from './kconfig.js';
@@ -45,6 +46,8 @@ const PRINTING: ReadonlySet<number> = new Set([HELPER.trace_printk, HELPER.trace
 
 export class LinuxKernel implements Kernel {
   readonly possibleCpus = possibleCpus();
+  /** Modules that are loaded later are not followed. */
+  readonly growing = false;
   readonly #host: Host;
   readonly #maps = new Map<number, LinuxMap>();
   readonly #progs = new Set<LinuxProg>();
@@ -163,9 +166,14 @@ export class LinuxKernel implements Kernel {
     return this.#log.read();
   }
 
-  close(): void {
+  /** Detaches every link; maps can still be read, until `close`. */
+  detach(): void {
     for (const link of this.#links) link.detach();
     this.#links.clear();
+  }
+
+  close(): void {
+    this.detach();
     for (const prog of this.#progs) prog.free();
     this.#progs.clear();
     for (const map of this.#maps.values()) map.free();
@@ -203,6 +211,16 @@ class Host implements LinuxHost, Numbers {
   get targets(): KernelFunctions {
     this.#targets ??= new KernelFunctions(this.types);
     return this.#targets;
+  }
+
+  get contextKernel(): ContextKernel {
+    return {
+      kfunc: name => {
+        const id = this.types.functionId(KERNEL_MODULE, name);
+        return id === undefined ? undefined : OWN_KFUNCS + id;
+      },
+      types: this.types.vmlinux,
+    };
   }
 
   load(request: LoadRequest): LoadedProg {

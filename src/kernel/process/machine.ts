@@ -199,7 +199,6 @@ export class ProcessKernel implements Kernel {
     for (const link of this.#links) link.follow({ find });
   }
 
-  /** Functions whose result modify-return programs may change, which changes what the program does; none if not set. */
   set allowModifyReturn(selectors: SelectorSet | undefined) {
     this.#hooks.allowModifyReturn = selectors;
   }
