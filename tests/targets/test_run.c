@@ -5,7 +5,7 @@
  *
  *   run      every function once: `ran R`, R as the test run of a modify-return program gives it
  *   pgid N   `pgid R`, do_getpgid(N)
- *   seek N   `seek R`, vfs_llseek(file, N, SEEK_SET)
+ *   alloc N  `alloc R`, vfs_fallocate(file, 0, N, 1)
  *   open     `open R`, do_sys_openat2 of a file that there is not
  *   many N   every function of `run` N times: `many N`
  *
@@ -66,9 +66,9 @@ TRACED int do_getpgid(int pid) {
   USE(pid);
   return -ESRCH;
 }
-TRACED long long vfs_llseek(struct file *file, long long offset, int whence) {
-  USE(whence);
-  return offset < 0 || offset > file->size ? -EINVAL : offset;
+TRACED int vfs_fallocate(struct file *file, int mode, long long offset, long long len) {
+  USE(mode);
+  return offset < 0 || len <= 0 ? -EINVAL : file->size < 0;
 }
 TRACED int do_sys_openat2(int dfd, const char *filename, struct open_how *how) {
   USE(dfd);
@@ -103,7 +103,7 @@ int main(void) {
     long n = word ? atol(word + 1) : 0;
     if (strncmp(line, "run", 3) == 0) printf("ran %d\n", run());
     else if (strncmp(line, "pgid", 4) == 0) printf("pgid %d\n", do_getpgid((int)n));
-    else if (strncmp(line, "seek", 4) == 0) printf("seek %lld\n", vfs_llseek(&file, n, SEEK_SET));
+    else if (strncmp(line, "alloc", 5) == 0) printf("alloc %d\n", vfs_fallocate(&file, 0, n, 1));
     else if (strncmp(line, "open", 4) == 0) printf("open %d\n", do_sys_openat2(-100, "/no/such/file", &how));
     else if (strncmp(line, "many", 4) == 0) {
       for (long i = 0; i < n; i++) run();

@@ -9,6 +9,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ProcessKernel } from '../../src/kernel/process/machine.js';
 import { BpfObject } from '../../src/libbpf/object.js';
 import { openProcess } from '../../src/process/process.js';
+import { SelectorSet } from '../../src/process/symbols/selector.js';
 import { BPF_PROGRAMS, compileBpfFile, missingBpfCompiler } from '../support/bpf.js';
 import { Running } from '../support/command.js';
 import { compileTarget } from '../support/compile.js';
@@ -44,6 +45,7 @@ async function onProcess(): Promise<Outcome[]> {
   try {
     await program.expectOutput(/^pid \d+\n/);
     const kernel = new ProcessKernel(openProcess(Number(/^pid (\d+)\n/.exec(program.stdoutSoFar)![1])));
+    kernel.allowModifyReturn = SelectorSet.parse(['bpf_modify_return_test']);
     const say = async (order: string): Promise<number> => {
       const from = program.stdoutSoFar.length;
       program.say(order);
@@ -57,7 +59,7 @@ async function onProcess(): Promise<Outcome[]> {
       open: name => openFor(BpfObject.open(compileBpfFile(join(SOURCES, `${name}.bpf.c`))), kernel),
       run: () => say('run'),
       pgid: pid => say(`pgid ${pid}`),
-      seek: offset => say(`seek ${offset}`),
+      allocate: offset => say(`alloc ${offset}`),
       openNothing: () => say('open'),
     };
     const outcomes: Outcome[] = [];

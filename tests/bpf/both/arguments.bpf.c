@@ -93,10 +93,10 @@ int BPF_PROG(exit_12, int a, int *b, short c, int d, void *e, char f, int g, int
 
 /* Negative numbers of 32 and 64 bits, a string, a structure: what a system call gives. */
 struct {
-  __s64 pid, pid_result, offset, offset_result, whence, dfd, open_result, flags;
+  __s64 pid, pid_result, offset, length, mode, allocate_result, dfd, open_result, flags;
   char name[32];
 } call;
-__u64 pgid_calls, seek_calls, open_calls;
+__u64 pgid_calls, allocate_calls, open_calls;
 
 SEC("fexit/do_getpgid")
 int BPF_PROG(on_getpgid, int pid, int r) {
@@ -107,13 +107,14 @@ int BPF_PROG(on_getpgid, int pid, int r) {
   return 0;
 }
 
-SEC("fexit/vfs_llseek")
-int BPF_PROG(on_llseek, void *file, long long offset, int whence, long long r) {
+SEC("fexit/vfs_fallocate")
+int BPF_PROG(on_fallocate, void *file, int mode, long long offset, long long len, int r) {
   if (offset >= 0) return 0;
-  seek_calls++;
+  allocate_calls++;
   call.offset = offset;
-  call.whence = whence;
-  call.offset_result = r;
+  call.length = len;
+  call.mode = mode;
+  call.allocate_result = r;
   return 0;
 }
 

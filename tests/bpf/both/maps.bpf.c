@@ -2,7 +2,7 @@
 #include "test_run.h"
 
 const volatile int rounds = 5;
-__u64 calls = 100, looped, tailed, inner_hits;
+__u64 calls = 100, looped, inner_hits;
 int negative = -3;
 char text[16];
 

@@ -49,15 +49,3 @@ SEC("?fsession.multi/bpf_fentry_test1")
 int many(void *ctx) {
   return session(ctx);
 }
-
-/* The return is not seen where entry says so. */
-__u64 odd_entries, odd_returns;
-
-SEC("?fsession.multi/bpf_fentry_test1")
-int odd(void *ctx) {
-  if (bpf_session_is_return(ctx)) {
-    odd_returns++;
-    return 0;
-  }
-  return odd_entries++ & 1;
-}

@@ -14,13 +14,13 @@ import { BpfObject } from '../../../src/libbpf/object.js';
 import { CASES } from './both/cases.js';
 import { openFor, runCases, type Subject } from './both/subject.js';
 
-const SYS_LSEEK = 8;
+const SYS_FALLOCATE = 285;
 const SYS_GETPGID = 121;
 /** Offsets in the attribute of BPF_PROG_TEST_RUN. */
 const TEST = { prog: 0, result: 4 } as const;
 
 const kernel = new LinuxKernel();
-const file = openSync('/bin/node', 'r');
+const file = openSync('/tmp/allocated', 'w');
 
 /** A program that does nothing, attached to nothing: a test run of it calls the functions of its kind. */
 function runner(attachType: 'fentry' | 'fmod_ret', name: string): LinuxProg {
@@ -57,7 +57,7 @@ const subject: Subject = {
     return result;
   },
   pgid: async pid => call(SYS_GETPGID, pid),
-  seek: async offset => call(SYS_LSEEK, file, offset, 0),
+  allocate: async offset => call(SYS_FALLOCATE, file, 0, offset, 1),
   openNothing: async () => {
     try {
       closeSync(openSync('/no/such/file', 'r+'));

@@ -59,13 +59,17 @@ export const PLAIN_CASES: readonly Case[] = [
     name: 'negative numbers of 32 and 64 bits, a string and a structure that system calls are given',
     see: async subject => {
       using object = subject.open('arguments');
-      const wanted = ['on_getpgid', 'on_llseek', 'on_open'];
+      const wanted = ['on_getpgid', 'on_fallocate', 'on_open'];
       for (const program of object.programs) program.autoload = wanted.includes(program.name);
       object.load(subject.kernel);
       object.attach();
-      const results = [await subject.pgid(-5), await subject.seek(-(2 ** 40)), await subject.openNothing()];
-      const { call, pgid_calls, seek_calls, open_calls } = object.globals.bss;
-      return { results, call, pgid_calls, seek_calls, open_calls };
+      const results = [
+        await subject.pgid(-5),
+        await subject.allocate(-(2 ** 40)),
+        await subject.openNothing(),
+      ];
+      const { call, pgid_calls, allocate_calls, open_calls } = object.globals.bss;
+      return { results, call, pgid_calls, allocate_calls, open_calls };
     },
     expected: () => ({
       results: [-3, -22, -2],
@@ -73,15 +77,16 @@ export const PLAIN_CASES: readonly Case[] = [
         pid: '-5',
         pid_result: '-3',
         offset: `${-(2 ** 40)}`,
-        offset_result: '-22',
-        whence: '0',
+        length: '1',
+        mode: '0',
+        allocate_result: '-22',
         dfd: '-100',
         open_result: '-2',
         flags: '2',
         name: '/no/such/file',
       },
       pgid_calls: '1',
-      seek_calls: '1',
+      allocate_calls: '1',
       open_calls: '1',
     }),
   },
@@ -222,7 +227,7 @@ export const PLAIN_CASES: readonly Case[] = [
       queue: [103, 104, 105, 106, 'empty'],
       events: [101, 102, 103, 104, 105, 106].map(number => ({ number, word: 'abc', sum: '15' })),
       inner: ['6', '18'],
-      guarded: { lock: {}, a: 6, b: -21 },
+      guarded: { lock: { val: 0 }, a: 6, b: -21 },
     }),
   },
   {
@@ -284,6 +289,6 @@ export const PLAIN_CASES: readonly Case[] = [
       errors.push(thrown(() => kernel.linkCreate({ prog, target })));
       return errors;
     },
-    expected: () => ['EINVAL', 'EBADF', 'EBADF'],
+    expected: () => ['EINVAL', 'EINVAL', 'EBADF'],
   },
 ];

@@ -15,8 +15,8 @@ export interface Subject {
   run(): Promise<number>;
   /** getpgid(pid), which calls do_getpgid: its result. */
   pgid(pid: number): Promise<number>;
-  /** lseek(file, offset, SEEK_SET), which calls vfs_llseek: its result. */
-  seek(offset: number): Promise<number>;
+  /** fallocate(file, 0, offset, 1), which calls vfs_fallocate: its result. */
+  allocate(offset: number): Promise<number>;
   /** Opens "/no/such/file" for reading and writing, which calls do_sys_openat2. */
   openNothing(): Promise<number>;
 }
