@@ -72,7 +72,7 @@ export async function run(
   try {
     session = await openSession(what, tool, options.json ? { stdout: 2 } : {});
   } catch (cause) {
-    return tellRefusal(cause);
+    return tellRefusal(cause, options);
   }
   tool.session = session;
   const over = stopOnSignals(session, options.duration);
@@ -90,7 +90,7 @@ export async function run(
     end = await session.end;
     tool.check();
   } catch (cause) {
-    return tellRefusal(cause);
+    return tellRefusal(cause, options);
   } finally {
     over();
   }
@@ -145,10 +145,10 @@ function whatToRun(
   );
 }
 
-/** A refusal is no bad usage, whatever its number; what the verifier wrote comes before it. */
-function tellRefusal(cause: unknown): number {
+/** A refusal is no bad usage, whatever its number; what the verifier wrote comes before it, where it was asked for. */
+function tellRefusal(cause: unknown, { log }: RunOptions): number {
   for (let at = cause; at instanceof Error; at = at.cause)
-    if (at instanceof BpfError && 'log' in at && typeof at.log === 'string' && at.log !== '')
+    if (log && at instanceof BpfError && 'log' in at && typeof at.log === 'string' && at.log !== '')
       printError(`${at.log.trimEnd()}\n`);
   tell(cause);
   return EXIT_FAILURE;
