@@ -14,6 +14,9 @@ const FNV_PRIME = 0x01000193;
 const FLAVOR = '___';
 const UNDERSCORE = 0x5f;
 
+/** Names that are looked for are written here, unless they are longer than any real one. */
+const scratch = Buffer.alloc(1024);
+
 export class NameIndex {
   readonly #table: BtfTable;
   /** By hash: index + 1 of the first type of a chain; by index: the next one. Lowest id first. */
@@ -71,13 +74,17 @@ export class NameIndex {
   find(name: string): number[] {
     const found: number[] = [];
     if (name === '' || name.includes('\0')) return found;
-    const wanted = Buffer.from(`${name}\0`);
+    const most = 3 * name.length + 1;
+    const wanted = most <= scratch.length ? scratch : Buffer.alloc(most);
+    const length = wanted.write(name);
+    wanted[length] = 0;
     const { starts, words, firstId, firstName, strings } = this.#table.raw;
     for (let at = this.#heads[this.#slot(hashOf(wanted, 0))]; at !== 0; at = this.#next[at - 1]) {
       const offset = words[starts[at - 1]];
       const inBase = offset < firstName;
       const bytes = inBase ? this.#table.nameBytes(offset) : strings;
-      if (startsWith(bytes, inBase ? 0 : offset - firstName, wanted, inBase)) found.push(firstId + at - 1);
+      if (isNamed(bytes, inBase ? 0 : offset - firstName, wanted, length, inBase))
+        found.push(firstId + at - 1);
     }
     return found;
   }
@@ -109,9 +116,14 @@ function mixed(hash: number): number {
   return (hash ^ (hash >>> 15)) >>> 0;
 }
 
-/** `wanted` ends with a zero; an array without one ends there. */
-function startsWith(bytes: Uint8Array, start: number, wanted: Uint8Array, unterminated: boolean): boolean {
-  const length = wanted.length - 1;
+/** The name at `start` is the first `length` bytes of `wanted`; a name that is an array of its own has no zero behind it. */
+function isNamed(
+  bytes: Uint8Array,
+  start: number,
+  wanted: Uint8Array,
+  length: number,
+  unterminated: boolean,
+): boolean {
   if (unterminated ? bytes.length !== length : bytes[start + length] !== 0) return false;
   for (let i = 0; i < length; i++) if (bytes[start + i] !== wanted[i]) return false;
   return true;

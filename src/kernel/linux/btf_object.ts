@@ -10,6 +10,8 @@ import { Attr, bpf, Fd, refusedBy } from './bpf.js';
 
 const STATIC = 0;
 const EXTERN = 2;
+/** Of a variable: global, with a place. */
+const ALLOCATED = 1;
 const LINKAGE_MASK = 0xffff;
 const LINE_BYTES = 16;
 const FUNC_BYTES = 8;
@@ -48,7 +50,10 @@ export function kernelBtf(btf: Btf, lines: readonly LineInfo[], options: BtfOpti
     return offset;
   };
   for (const start of starts) {
-    if (kindOfInfo(words[start + 1]) !== KIND.FUNC) continue;
+    const kind = kindOfInfo(words[start + 1]);
+    // Variables of a kernel, such as its settings, are ours here: they have a place in a map.
+    if (kind === KIND.VAR && words[start + TYPE_WORDS] === EXTERN) words[start + TYPE_WORDS] = ALLOCATED;
+    if (kind !== KIND.FUNC) continue;
     const linkage = words[start + 1] & LINKAGE_MASK;
     if (linkage === EXTERN) {
       nameParams(words, starts[words[start + 2] - 1], () => nameOf('arg'));

@@ -6,7 +6,7 @@
 
 import type { Btf } from '../../btf/btf.js';
 import { ARGUMENT_REGISTERS, MOST_ARGUMENT_WORDS } from '../../process/symbols/call_layout.js';
-import type { FunctionPrototype, SkipReason } from '../kernel.js';
+import type { AttachType, FunctionPrototype, SkipReason } from '../kernel.js';
 
 /** Words for why a function of the kernel is not attached, with the sentence of each. */
 export const KERNEL_REFUSALS = {
@@ -22,8 +22,8 @@ export const KERNEL_REFUSALS = {
   'struct-result': 'it returns a structure by value',
   'large-argument': 'it takes a value of more than 16 bytes, which is in memory',
   'too-many-arguments': 'it takes more words of arguments than a program can be given',
-  denied: 'tracing it would break what the tracing itself stands on',
-  'no-return': 'it never returns, so its return can’t be traced',
+  denied: 'tracing it would break what tracing itself stands on; the sentence says what',
+  'no-return': 'it never returns, and the program is for its return',
   'not-modifiable':
     'its result may not be changed: the kernel allows that for security_* and for functions marked for error injection',
 } as const;
@@ -34,30 +34,60 @@ export function kernelRefusal(reason: KernelRefusal): SkipReason {
   return { reason, detail: KERNEL_REFUSALS[reason] };
 }
 
-/** Trampolines call these themselves, or run between them. */
-export const KERNEL_DENIED: ReadonlySet<string> = new Set([
-  'migrate_disable',
-  'migrate_enable',
-  '___migrate_enable',
-  '__rcu_read_lock',
-  '__rcu_read_unlock',
-  'rcu_read_unlock_strict',
-  'preempt_count_add',
-  'preempt_count_sub',
-]);
+interface DeniedFunctions {
+  readonly names: readonly string[];
+  readonly why: string;
+}
 
-/** A trampoline that waits for their return would wait for ever, and could not be freed. */
-export const NEVER_RETURNING: ReadonlySet<string> = new Set([
-  '__x64_sys_exit',
-  '__x64_sys_exit_group',
-  '__ia32_sys_exit',
-  '__ia32_sys_exit_group',
-  'do_exit',
-  'do_group_exit',
-  'kthread_complete_and_exit',
-  'kthread_exit',
-  'make_task_dead',
-]);
+/** Left out whatever the program. */
+export const KERNEL_DENIED: readonly DeniedFunctions[] = [
+  {
+    names: [
+      'migrate_disable',
+      'migrate_enable',
+      '___migrate_enable',
+      '__rcu_read_lock',
+      '__rcu_read_unlock',
+      'rcu_read_unlock_strict',
+      'preempt_count_add',
+      'preempt_count_sub',
+    ],
+    why: 'the code around every tracing program calls it',
+  },
+];
+
+/** Left out for programs at the return. */
+export const NEVER_RETURNING: readonly DeniedFunctions[] = [
+  {
+    names: [
+      '__x64_sys_exit',
+      '__x64_sys_exit_group',
+      '__ia32_sys_exit',
+      '__ia32_sys_exit_group',
+      'do_exit',
+      'do_group_exit',
+      'kthread_complete_and_exit',
+      'kthread_exit',
+      'make_task_dead',
+    ],
+    why: 'it ends its thread and never returns: what waits for its return could never be freed',
+  },
+];
+
+const denied = sentences(KERNEL_DENIED);
+const neverReturning = sentences(NEVER_RETURNING);
+
+function sentences(lists: readonly DeniedFunctions[]): ReadonlyMap<string, string> {
+  return new Map(lists.flatMap(({ names, why }) => names.map((name): [string, string] => [name, why])));
+}
+
+/** Why a function with this name must not be traced by a program of this kind. */
+export function deniedByName(name: string, attachType: AttachType): SkipReason | undefined {
+  const why = denied.get(name);
+  if (why !== undefined) return { reason: 'denied', detail: why };
+  const never = attachType === 'fentry' ? undefined : neverReturning.get(name);
+  return never === undefined ? undefined : { reason: 'no-return', detail: never };
+}
 
 /** Names that the compiler gave to a changed copy, or to a piece, of a function. */
 const CHANGED_NAME = /\.(isra|constprop|part)\.\d/;

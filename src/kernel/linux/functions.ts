@@ -9,15 +9,15 @@ import type { SelectableModule, SelectorSet } from '../../process/symbols/select
 import { BpfError } from '../errno.js';
 import type { AttachType, FunctionPrototype, SkipReason, TargetFunction } from '../kernel.js';
 import {
+  deniedByName,
   hasChangedArguments,
   isAlwaysModifiable,
   isPiece,
-  KERNEL_DENIED,
   kernelRefusal,
   mostArgumentWords,
-  NEVER_RETURNING,
   prototypeRefusal,
 } from './deny.js';
+import { FunctionIds } from './function_ids.js';
 import { KernelSymbols } from './kallsyms.js';
 import { KERNEL_MODULE, type KernelTypes } from './kernel_types.js';
 import { readInjectable, readTraceable } from './traceable.js';
@@ -36,12 +36,37 @@ export interface FunctionId {
   readonly id: number;
 }
 
+/** A target that remembers its symbol, so that it need not be looked up. */
+class KernelFunction implements TargetFunction {
+  readonly module: string;
+  readonly name: string;
+  readonly address: bigint;
+  readonly size: number;
+  readonly #symbols: KernelSymbols;
+  readonly #index: number;
+
+  constructor(symbols: KernelSymbols, index: number, name: string, address: bigint) {
+    this.module = symbols.modules[symbols.owner(index)];
+    this.name = name;
+    this.address = address;
+    this.size = symbols.size(index);
+    this.#symbols = symbols;
+    this.#index = index;
+  }
+
+  /** `undefined` for what was no target of these symbols, or is a copy. */
+  static indexOf(target: TargetFunction, symbols: KernelSymbols): number | undefined {
+    return #index in target && target.#symbols === symbols ? target.#index : undefined;
+  }
+}
+
 export class KernelFunctions {
   readonly #types: KernelTypes | undefined;
   readonly #root: string;
   #symbols: KernelSymbols;
   /** What selectors know of a module; the same objects, which selectors remember. */
   #modules: readonly SelectableModule[] = [];
+  #ids: FunctionIds;
   #traceable: Uint8Array | null | undefined;
   #injectable: ReadonlySet<string> | null | undefined;
   #mostWords: number | undefined;
@@ -53,11 +78,15 @@ export class KernelFunctions {
     this.#types = types;
     this.#root = root;
     this.#symbols = this.#read();
+    this.#ids = new FunctionIds(this.#symbols, types);
   }
 
   /** Reads the symbols again: modules may have come and gone. */
   refresh(): void {
     this.#symbols = this.#read();
+    this.#types?.forgetModules();
+    this.#ids = new FunctionIds(this.#symbols, this.#types);
+    this.#prototypes.clear();
     this.#traceable = undefined;
     this.#injectable = undefined;
   }
@@ -136,20 +165,20 @@ export class KernelFunctions {
    * does not say what it can trace, it may refuse yet.
    */
   check(target: TargetFunction, attachType: AttachType = 'fentry'): SkipReason | undefined {
+    const symbols = this.#symbols;
     const aliases = this.#aliasesOf(target);
     if (aliases.length === 0) return kernelRefusal('unknown-function');
     const refused = this.#checkSymbols(aliases);
     if (refused !== undefined) return refused;
-    const names = aliases.map(index => this.#symbols.name(index));
+    const names = aliases.length === 1 ? [target.name] : aliases.map(index => symbols.name(index));
     if (names.every(hasChangedArguments)) return kernelRefusal('changed-arguments');
-    if (aliases.every(index => this.#symbols.isDuplicate(index))) return kernelRefusal('duplicate-name');
-    if (names.some(name => KERNEL_DENIED.has(name))) return kernelRefusal('denied');
+    if (aliases.every(index => symbols.isDuplicate(index))) return kernelRefusal('duplicate-name');
+    const denied = firstDenied(names, attachType);
+    if (denied !== undefined) return denied;
     const found = this.#find(target, aliases);
     if (found === undefined) return kernelRefusal('no-types');
     const unfit = this.#checkPrototype(found);
     if (unfit !== undefined) return unfit;
-    if (attachType !== 'fentry' && names.some(name => NEVER_RETURNING.has(name)))
-      return kernelRefusal('no-return');
     if (attachType === 'fmod_ret' && !names.some(name => this.#isModifiable(name)))
       return kernelRefusal('not-modifiable');
     return undefined;
@@ -163,8 +192,7 @@ export class KernelFunctions {
     if (refused !== undefined) return refused;
     const names = aliases.map(index => this.#symbols.name(index));
     if (names.every(hasChangedArguments)) return kernelRefusal('changed-arguments');
-    if (names.some(name => KERNEL_DENIED.has(name))) return kernelRefusal('denied');
-    return undefined;
+    return firstDenied(names, 'fentry');
   }
 
   /** What a function takes and returns; `undefined` where the kernel's types do not say. */
@@ -201,24 +229,25 @@ export class KernelFunctions {
 
   #target(index: number, name: string): TargetFunction {
     const symbols = this.#symbols;
-    return {
-      module: symbols.modules[symbols.owner(index)],
-      name,
-      address: symbols.hasAddresses ? symbols.address(index) : BigInt(index + 1),
-      size: symbols.size(index),
-    };
+    return new KernelFunction(symbols, index, name, this.#addressOf(index));
+  }
+
+  #addressOf(index: number): bigint {
+    return this.#symbols.hasAddresses ? this.#symbols.address(index) : BigInt(index + 1);
   }
 
   /** The symbols of a target, its own first; none where its module has it no more. */
-  #aliasesOf({ module, name, address }: TargetFunction): number[] {
+  #aliasesOf(target: TargetFunction): number[] {
     const symbols = this.#symbols;
-    const own = symbols
-      .find(name)
-      .find(
-        index =>
-          symbols.modules[symbols.owner(index)] === module &&
-          (symbols.hasAddresses ? symbols.address(index) : BigInt(index + 1)) === address,
-      );
+    const own =
+      KernelFunction.indexOf(target, symbols) ??
+      symbols
+        .find(target.name)
+        .find(
+          index =>
+            symbols.modules[symbols.owner(index)] === target.module &&
+            this.#addressOf(index) === target.address,
+        );
     if (own === undefined) return [];
     const others = symbols.aliases(own);
     return others.length === 1 ? others : [own, ...others.filter(index => index !== own)];
@@ -237,8 +266,7 @@ export class KernelFunctions {
 
   #find({ module }: TargetFunction, aliases: readonly number[]): FunctionId | undefined {
     for (const index of aliases) {
-      if (this.#symbols.isDuplicate(index)) continue;
-      const id = this.#types?.functionId(module, this.#symbols.name(index));
+      const id = this.#symbols.isDuplicate(index) ? undefined : this.#ids.of(module, index);
       if (id !== undefined) return { module, id };
     }
     return undefined;
@@ -246,9 +274,7 @@ export class KernelFunctions {
 
   #prototype({ module, id }: FunctionId): FunctionPrototype | undefined {
     const types = this.#types?.module(module);
-    const func = types?.type(id);
-    const proto = func?.kind === 'func' ? types?.type(func.type) : undefined;
-    return types === undefined || proto?.kind !== 'func_proto' ? undefined : functionPrototype(types, proto);
+    return types === undefined ? undefined : functionPrototype(types, id);
   }
 
   #checkPrototype(found: FunctionId): SkipReason | undefined {
@@ -258,8 +284,7 @@ export class KernelFunctions {
       known = new Map();
       this.#prototypes.set(module, known);
     }
-    const func = this.#types?.module(module)?.type(id);
-    const key = func?.kind === 'func' ? func.type : 0;
+    const key = this.#types?.module(module)?.referred(id) ?? 0;
     if (known.has(key)) return known.get(key);
     const prototype = this.#prototype(found);
     const refused =
@@ -278,4 +303,12 @@ export class KernelFunctions {
     if (this.#injectable === undefined) this.#injectable = readInjectable(this.#root) ?? null;
     return this.#injectable?.has(name) ?? false;
   }
+}
+
+function firstDenied(names: readonly string[], attachType: AttachType): SkipReason | undefined {
+  for (const name of names) {
+    const reason = deniedByName(name, attachType);
+    if (reason !== undefined) return reason;
+  }
+  return undefined;
 }

@@ -31,6 +31,8 @@ for (let digit = 0; digit < 16; digit++) hexDigit[digit.toString(16).charCodeAt(
 
 export class KernelSymbols {
   readonly #bytes: Buffer;
+  /** The same as one string, which names are slices of. */
+  readonly #text: string;
   readonly #starts: Uint32Array;
   readonly #ends: Uint32Array;
   readonly #hashes: Int32Array;
@@ -53,6 +55,7 @@ export class KernelSymbols {
   /** Throws EINVAL for text that is not kallsyms'. The bytes must not change afterwards. */
   constructor(bytes: Buffer) {
     this.#bytes = bytes;
+    this.#text = bytes.toString('latin1');
     // The shortest line: an address, its type and a name of one letter.
     const most = Math.floor(bytes.length / (NAME_AT + 2)) + 1;
     const starts = new Uint32Array(most);
@@ -114,7 +117,7 @@ export class KernelSymbols {
   }
 
   name(index: number): string {
-    return this.#bytes.toString('latin1', this.#starts[index], this.#ends[index]);
+    return this.#text.slice(this.#starts[index], this.#ends[index]);
   }
 
   /** Position in `modules`. */
@@ -153,7 +156,7 @@ export class KernelSymbols {
   }
 
   /** Calls `symbol` with each index whose name is these bytes. */
-  each(bytes: Buffer, start: number, end: number, symbol: (index: number) => void): void {
+  each(bytes: Uint8Array, start: number, end: number, symbol: (index: number) => void): void {
     let hash = FNV_OFFSET;
     for (let at = start; at < end; at++) hash = Math.imul(hash ^ bytes[at], FNV_PRIME);
     hash ^= hash >>> 15;
@@ -198,7 +201,7 @@ export class KernelSymbols {
     return low < this.count && this.#addresses[this.order[low]] === wanted ? this.order[low] : undefined;
   }
 
-  #isNamed(index: number, bytes: Buffer, start: number, end: number): boolean {
+  #isNamed(index: number, bytes: Uint8Array, start: number, end: number): boolean {
     const own = this.#starts[index];
     if (this.#ends[index] - own !== end - start) return false;
     for (let i = 0; i < end - start; i++) if (this.#bytes[own + i] !== bytes[start + i]) return false;

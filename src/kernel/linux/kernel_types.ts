@@ -63,6 +63,11 @@ export class KernelTypes {
     return types;
   }
 
+  /** Reads the types of modules again when they are asked for: other modules may have come under their names. */
+  forgetModules(): void {
+    this.#modules.clear();
+  }
+
   /** What has types: `kernel`, then the loaded modules by name. */
   modules(): string[] {
     const names = readdirSync(this.#directory).filter(name => name !== VMLINUX);
@@ -76,9 +81,13 @@ export class KernelTypes {
   functionId(module: string, name: string): number | undefined {
     const types = this.module(module);
     if (types === undefined) return undefined;
-    const ids = types.findAll(name).filter(id => id >= types.firstId && types.kindOf(id) === 'func');
-    const prototypes = new Set(ids.map(id => prototypeIdOf(types, id)));
-    return prototypes.size === 1 ? ids[0] : undefined;
+    let found: number | undefined;
+    for (const id of types.findOwn(name)) {
+      if (types.kindOf(id) !== 'func') continue;
+      if (found !== undefined && types.referred(found) !== types.referred(id)) return undefined;
+      found ??= id;
+    }
+    return found;
   }
 
   #parse(name: string, base?: Btf): Btf {
@@ -93,9 +102,4 @@ export class KernelTypes {
     }
     return Btf.parse(bytes, { name: path, trusted: true, ...(base === undefined ? {} : { base }) });
   }
-}
-
-function prototypeIdOf(types: Btf, id: number): number {
-  const type = types.type(id);
-  return type.kind === 'func' ? type.type : 0;
 }

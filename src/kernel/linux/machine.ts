@@ -2,7 +2,6 @@
  * The running kernel as a machine: maps and programs through bpf(2), its own functions as targets.
  */
 
-import { readFileSync } from 'node:fs';
 import { HELPER } from '../../bpf/helpers.js';
 import { CALL, CLASS, JMP } from '../../bpf/instruction.js';
 import { kfuncName, kfuncNumber } from '../../bpf/kfuncs.js';
@@ -32,7 +31,7 @@ import { KERNEL_MODULE, KernelTypes } from './kernel_types.js';
 import { NativeMultiLink } from './link/native.js';
 import { PlainLink } from './link/tracing.js';
 import { LinuxProg } from './linux_prog.js';
-import { LinuxMap } from './map.js';
+import { LinuxMap, possibleCpus } from './map.js';
 import { ModuleBtfs } from './module_btfs.js';
 import { PerfEventMap } from './perf_event_map.js';
 import { type LoadedProg, type LoadRequest, loadProgram, type Numbers } from './program.js';
@@ -43,12 +42,6 @@ import { TraceLog } from './trace_log.js';
 const OWN_KFUNCS = 0x4000_0000;
 const CALL_OPCODE = CLASS.JMP | JMP.CALL;
 const PRINTING: ReadonlySet<number> = new Set([HELPER.trace_printk, HELPER.trace_vprintk]);
-
-/** CPUs that the kernel has values for, from a list such as 0-3,8. */
-export function possibleCpus(): number {
-  const list = readFileSync('/sys/devices/system/cpu/possible', 'utf8').trim();
-  return Math.max(...list.split(/[-,]/).map(Number)) + 1;
-}
 
 export class LinuxKernel implements Kernel {
   readonly possibleCpus = possibleCpus();
