@@ -180,11 +180,11 @@ function report(
     for (const { name, entries } of tool.maps) maps[name] = entries.map(({ key, value }) => ({ key, value }));
     const object: Json = {
       machine,
-      ...(machine === 'kernel' ? { way: tool.ways[0] ?? null } : {}),
-      programs: programs.map(({ name, section, attached, skipped, missed, runs, runTimeNs }) => ({
+      programs: programs.map(({ name, section, attached, way, skipped, missed, runs, runTimeNs }) => ({
         name,
         section,
         attached,
+        ...(machine === 'kernel' ? { way: way ?? null } : {}),
         skipped: skipped.map(s => ({ module: s.module, function: s.function, reason: s.reason })),
         missed,
         ...(options.stats ? { runCount: runs, runTimeNs } : {}),

@@ -15,7 +15,7 @@ import { SelectorSet } from '../process/symbols/selector.js';
 import { applySettings, type ObjectSettings } from './object_settings.js';
 import { EXIT_FAILURE } from './options.js';
 import { note, print } from './output.js';
-import { ownSentence, readRefusal, verifierErrorOf } from './refusal.js';
+import { ownSentence, readKernelRefusal, readRefusal, verifierErrorOf } from './refusal.js';
 import { formatVerdicts, type Verdict, verdictsJson } from './verify_report.js';
 
 export interface VerifyOptions extends ObjectSettings {
@@ -127,7 +127,12 @@ function verdictOf(
     peakStates: statistics?.peakStates ?? 0,
     timeMs: judgement?.timeMs ?? 0,
     accessedArgs: refused === undefined ? program.prog.accessedArgs : [],
-    refusal: refused === undefined ? undefined : readRefusal(refused, linked),
+    refusal:
+      refused === undefined
+        ? undefined
+        : targets === undefined
+          ? readKernelRefusal(refused)
+          : readRefusal(refused, linked),
     error: refused && ownSentence(refused),
     // The kernel's refusals have one in any case.
     log: withLog ? judgement?.log || (error?.log ?? '') : '',

@@ -6,8 +6,8 @@ import type { LinuxProg } from './linux_prog.js';
 import { LinuxKernel } from './machine.js';
 import { statisticsOf } from './program.js';
 
-/** Of the verifier's log: statistics. */
-const STATISTICS = 4;
+/** Of the verifier's log: the path that is refused, and statistics. */
+const LOGGED = 1 | 4;
 
 export class JudgingLinuxKernel extends LinuxKernel implements JudgingKernel {
   readonly judgements = new Map<string, Judgement>();
@@ -17,7 +17,7 @@ export class JudgingLinuxKernel extends LinuxKernel implements JudgingKernel {
     const begin = performance.now();
     let log = '';
     try {
-      const prog = super.progLoad({ ...attr, logLevel: logLevel | STATISTICS });
+      const prog = super.progLoad({ ...attr, logLevel: logLevel | LOGGED });
       log = prog.log ?? '';
       return prog;
     } finally {
