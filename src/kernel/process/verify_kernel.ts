@@ -123,6 +123,9 @@ export class VerifyKernel implements JudgingKernel {
   ksymAddress(): undefined {
     return undefined;
   }
+  ksymTypeId(): undefined {
+    return undefined;
+  }
   kconfig(): undefined {
     return undefined;
   }
