@@ -27,8 +27,9 @@ export type {
   TracingMultiLink,
 } from './kernel/kernel.js';
 export { ProcessKernel } from './kernel/process/machine.js';
-export { Session, type SessionEnd, type SessionTool } from './kernel/process/session.js';
+export { Session } from './kernel/process/session.js';
 export { RefusedTargetError } from './kernel/refused.js';
+export type { SessionEnd, SessionTool, TracingSession } from './kernel/session.js';
 export * from './libbpf/index.js';
 export { openProcess, type TracedProcess } from './process/process.js';
 export { spawnStopped } from './process/spawn.js';

@@ -3,6 +3,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { KERNEL_DENIED, KERNEL_REFUSALS, NEVER_RETURNING } from '../src/kernel/linux/deny.js';
 import { DENIED } from '../src/kernel/process/ftrace/deny_list.js';
 import { EXIT_DENIED, EXIT_REFUSALS, RUNTIMES } from '../src/kernel/process/ftrace/exit_deny.js';
 import { REFUSALS } from '../src/kernel/process/ftrace/patch_site.js';
@@ -16,10 +17,17 @@ import { missingCommand } from './support/skip.js';
 
 test('docs/reasons.md has every reason with its sentence', () => {
   const page = readFileSync(join(ROOT, 'docs', 'reasons.md'), 'utf8');
-  for (const [word, sentence] of Object.entries({ ...REFUSALS, ...LIVE_REFUSALS, ...EXIT_REFUSALS }))
+  for (const [word, sentence] of Object.entries({
+    ...REFUSALS,
+    ...LIVE_REFUSALS,
+    ...EXIT_REFUSALS,
+    ...KERNEL_REFUSALS,
+  }))
     expect(page).toContain(`| \`${word}\` | ${sentence} |`);
   for (const { shown, why } of [...DENIED, ...EXIT_DENIED, ...RUNTIMES])
     expect(page).toContain(`| ${shown} | ${why} |`);
+  for (const { names, why } of [...KERNEL_DENIED, ...NEVER_RETURNING])
+    expect(page).toContain(`| ${names.map(name => `\`${name}\``).join(', ')} | ${why} |`);
 });
 
 test('docs/multi-link.md names files that are there, and tests that say what it quotes', () => {

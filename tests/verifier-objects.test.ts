@@ -8,11 +8,8 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { BpfProg, MapCreateAttr, ProgLoadAttr } from '../src/kernel/kernel.js';
 import type { MapSpec } from '../src/kernel/process/verifier/environment.js';
-import {
-  type VerifiedProgram,
-  VerifierError,
-  verifyProgram,
-} from '../src/kernel/process/verifier/verifier.js';
+import { type VerifiedProgram, verifyProgram } from '../src/kernel/process/verifier/verifier.js';
+import { VerifierError } from '../src/kernel/verifier_error.js';
 import { fakeFunction, type RecordedMap, RecordingKernel } from '../src/libbpf/fixture.js';
 import { BpfObject } from '../src/libbpf/object.js';
 import { moduleTypes, prototypeOf } from '../src/process/symbols/prototypes.js';

@@ -8,7 +8,7 @@
 
 import { BpfError } from '../kernel/errno.js';
 import { NameIndex } from './name_index.js';
-import { readRawBtf } from './raw.js';
+import { type RawBtf, readRawBtf } from './raw.js';
 import { spellType } from './spelling.js';
 import { BtfTable } from './table.js';
 import {
@@ -19,8 +19,10 @@ import {
   type BtfSectionVar,
   type BtfType,
   INT_ENCODING,
+  isModifierKind,
   KIND,
   KINDS,
+  kindOfInfo,
   LINKAGES,
 } from './types.js';
 import { validateTypes } from './validate.js';
@@ -37,6 +39,11 @@ export interface ParseOptions {
    * order and of types that are only declared. Ids, offsets, loops and sizes are checked all the same.
    */
   readonly relaxed?: boolean;
+  /**
+   * The running kernel's own types: it checks, or makes, what it shows. Only the layout of the data is checked, which is
+   * ten times as fast: it has more than a hundred thousand types.
+   */
+  readonly trusted?: boolean;
 }
 
 const VOID: BtfType = { kind: 'void' };
@@ -62,8 +69,13 @@ export class Btf {
     const base = options.base ? options.base.#table : undefined;
     const raw = readRawBtf(bytes, label, base ? base.typeCount + 1 : 1, base ? base.namesEnd : 0);
     const table = new BtfTable(raw, base);
-    validateTypes(table, options.relaxed ?? false);
+    if (!options.trusted) validateTypes(table, options.relaxed ?? false);
     return new Btf(table, options.base, label);
+  }
+
+  /** The data itself, as sections; not to be changed. */
+  get raw(): RawBtf {
+    return this.#table.raw;
   }
 
   /** The highest id; split BTF counts its base's too. */
@@ -100,6 +112,32 @@ export class Btf {
     return KINDS[this.#table.kind(id)];
   }
 
+  /**
+   * The type that a pointer, a qualifier, a typedef, a function or a variable refers to, and the result of a prototype;
+   * nothing is decoded for it.
+   */
+  referred(id: number): number {
+    this.#check(id);
+    const kind = this.#table.kind(id);
+    const refers =
+      kind === KIND.PTR ||
+      kind === KIND.FUNC ||
+      kind === KIND.FUNC_PROTO ||
+      kind === KIND.VAR ||
+      isModifierKind(kind);
+    return refers ? this.#table.third(id) : 0;
+  }
+
+  /** Types of the parameters of a prototype, without their names; empty for another type. */
+  paramTypes(id: number): number[] {
+    this.#check(id);
+    const types: number[] = [];
+    if (this.#table.kind(id) !== KIND.FUNC_PROTO) return types;
+    const count = this.#table.count(id);
+    for (let index = 0; index < count; index++) types.push(this.#table.word(id, 4 + 2 * index));
+    return types;
+  }
+
   /** The lowest id of a name, of one kind where it is given. */
   find(name: string, kind?: BtfKind): number | undefined {
     const inBase = this.base?.find(name, kind);
@@ -112,6 +150,26 @@ export class Btf {
   /** Every id of a name, lowest first. */
   findAll(name: string): number[] {
     return [...(this.base?.findAll(name) ?? []), ...this.#nameIndex().find(name)];
+  }
+
+  /** Calls `found` with the id of each function that is not the base's, and where its name's bytes are. */
+  eachFunction(found: (id: number, names: Uint8Array, start: number, end: number) => void): void {
+    const { words, starts, strings, firstId, firstName } = this.#table.raw;
+    for (let index = 0; index < starts.length; index++) {
+      const at = starts[index];
+      if (kindOfInfo(words[at + 1]) !== KIND.FUNC) continue;
+      const inBase = words[at] < firstName;
+      const names = inBase ? this.#table.nameBytes(words[at]) : strings;
+      const start = inBase ? 0 : words[at] - firstName;
+      let end = start;
+      while (end < names.length && names[end] !== 0) end++;
+      found(firstId + index, names, start, end);
+    }
+  }
+
+  /** Every id of a name that is not the base's, lowest first. */
+  findOwn(name: string): number[] {
+    return this.#nameIndex().find(name);
   }
 
   /** Every id whose name is `name`, or `name` with a flavor (`name___flavor`); what CO-RE calls the essential name. */

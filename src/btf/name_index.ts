@@ -14,6 +14,9 @@ const FNV_PRIME = 0x01000193;
 const FLAVOR = '___';
 const UNDERSCORE = 0x5f;
 
+/** Names that are looked for are written here, unless they are longer than any real one. */
+const scratch = Buffer.alloc(1024);
+
 export class NameIndex {
   readonly #table: BtfTable;
   /** By hash: index + 1 of the first type of a chain; by index: the next one. Lowest id first. */
@@ -33,10 +36,25 @@ export class NameIndex {
       const inBase = offset < firstName;
       const bytes = inBase ? table.nameBytes(offset) : strings;
       const start = inBase ? 0 : offset - firstName;
-      const hash = this.#slot(hashOf(bytes, start));
-      this.#next[index] = this.#heads[hash];
-      this.#heads[hash] = index + 1;
-      const length = essentialLength(bytes, start);
+      // One pass over the name, as in hashOf: a kernel has a hundred thousand.
+      const limit = Math.min(bytes.length, start + HASHED_BYTES);
+      let hash = FNV_OFFSET;
+      let underscores = 0;
+      let mayHaveFlavor = false;
+      for (let at = start; at < limit; at++) {
+        const byte = bytes[at];
+        if (byte === 0) break;
+        hash = Math.imul(hash ^ byte, FNV_PRIME);
+        if (byte === UNDERSCORE) underscores++;
+        else {
+          if (underscores === FLAVOR.length) mayHaveFlavor = true;
+          underscores = 0;
+        }
+      }
+      const slot = this.#slot(mixed(hash));
+      this.#next[index] = this.#heads[slot];
+      this.#heads[slot] = index + 1;
+      const length = mayHaveFlavor ? essentialLength(bytes, start) : 0;
       if (length > 0)
         this.#addFlavored(Buffer.from(bytes.subarray(start, start + length)).toString(), firstId + index);
     }
@@ -56,13 +74,17 @@ export class NameIndex {
   find(name: string): number[] {
     const found: number[] = [];
     if (name === '' || name.includes('\0')) return found;
-    const wanted = Buffer.from(`${name}\0`);
+    const most = 3 * name.length + 1;
+    const wanted = most <= scratch.length ? scratch : Buffer.alloc(most);
+    const length = wanted.write(name);
+    wanted[length] = 0;
     const { starts, words, firstId, firstName, strings } = this.#table.raw;
     for (let at = this.#heads[this.#slot(hashOf(wanted, 0))]; at !== 0; at = this.#next[at - 1]) {
       const offset = words[starts[at - 1]];
       const inBase = offset < firstName;
       const bytes = inBase ? this.#table.nameBytes(offset) : strings;
-      if (startsWith(bytes, inBase ? 0 : offset - firstName, wanted, inBase)) found.push(firstId + at - 1);
+      if (isNamed(bytes, inBase ? 0 : offset - firstName, wanted, length, inBase))
+        found.push(firstId + at - 1);
     }
     return found;
   }
@@ -86,12 +108,22 @@ function hashOf(bytes: Uint8Array, start: number): number {
   let hash = FNV_OFFSET;
   const end = Math.min(bytes.length, start + HASHED_BYTES);
   for (let at = start; at < end && bytes[at] !== 0; at++) hash = Math.imul(hash ^ bytes[at], FNV_PRIME);
+  return mixed(hash);
+}
+
+/** The upper bits count too in a table that is indexed by the lower ones. */
+function mixed(hash: number): number {
   return (hash ^ (hash >>> 15)) >>> 0;
 }
 
-/** `wanted` ends with a zero; an array without one ends there. */
-function startsWith(bytes: Uint8Array, start: number, wanted: Uint8Array, unterminated: boolean): boolean {
-  const length = wanted.length - 1;
+/** The name at `start` is the first `length` bytes of `wanted`; a name that is an array of its own has no zero behind it. */
+function isNamed(
+  bytes: Uint8Array,
+  start: number,
+  wanted: Uint8Array,
+  length: number,
+  unterminated: boolean,
+): boolean {
   if (unterminated ? bytes.length !== length : bytes[start + length] !== 0) return false;
   for (let i = 0; i < length; i++) if (bytes[start + i] !== wanted[i]) return false;
   return true;

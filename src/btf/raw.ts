@@ -103,19 +103,24 @@ function wordsOf(bytes: Uint8Array, at: number, length: number): Uint32Array {
   return new Uint32Array(bytes.slice(at, at + length).buffer, 0, length / 4);
 }
 
+/** By the upper byte of a type's info: words that a type of the kind has (0: not known), and those for each part. */
+const WORDS = Uint8Array.from({ length: 256 }, (_, byte) => Math.max(0, wordsOfType(byte << 24)));
+const WORDS_EACH = WORDS.map((fixed, byte) => (fixed === 0 ? 0 : wordsOfType((byte << 24) | 1) - fixed));
+
 function startsOf(fail: Fail, words: Uint32Array, firstId: number): Uint32Array {
   // A type takes three words at least: that bounds the table by the input.
   const starts = new Uint32Array(Math.floor(words.length / 3));
+  const end = words.length;
   let count = 0;
-  for (let at = 0; at < words.length; ) {
-    const id = firstId + count;
-    if (at + 3 > words.length) fail(`type ${id} is cut short`);
+  for (let at = 0; at < end; ) {
+    if (at + 3 > end) fail(`type ${firstId + count} is cut short`);
     const info = words[at + 1];
-    if ((info & ~INFO_MASK) !== 0) fail(`type ${id} has 0x${info.toString(16)} where its kind should be`);
-    const size = wordsOfType(info);
-    if (size < 0) fail(`type ${id} is of kind ${kindOfInfo(info)}, which is not known`);
-    if (at + size > words.length) fail(`type ${id} is cut short`);
-    if (id > MAX_TYPE_ID) fail(`it has more than ${MAX_TYPE_ID} types`);
+    const size = WORDS[info >>> 24] + WORDS_EACH[info >>> 24] * (info & 0xffff);
+    if ((info & ~INFO_MASK) !== 0)
+      fail(`type ${firstId + count} has 0x${info.toString(16)} where its kind should be`);
+    if (size === 0) fail(`type ${firstId + count} is of kind ${kindOfInfo(info)}, which is not known`);
+    if (at + size > end) fail(`type ${firstId + count} is cut short`);
+    if (firstId + count > MAX_TYPE_ID) fail(`it has more than ${MAX_TYPE_ID} types`);
     starts[count++] = at;
     at += size;
   }

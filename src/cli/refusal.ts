@@ -9,7 +9,7 @@ import { kfuncName } from '../bpf/kfuncs.js';
 import { layoutOf } from '../bpf/layout.js';
 import { BpfError } from '../kernel/errno.js';
 import type { LineInfo } from '../kernel/kernel.js';
-import { VerifierError } from '../kernel/process/verifier/verifier.js';
+import { VerifierError } from '../kernel/verifier_error.js';
 import type { LinkedProgram } from '../libbpf/link.js';
 import { adviceFor } from './refusal_advice.js';
 

@@ -193,6 +193,25 @@ export function futexWaitAsync(address: bigint, value: number, ms: number): Prom
   });
 }
 
+const cPoll = libc.func('int poll(void *fds, uint64 n, int timeout)');
+const POLLIN = 1;
+const POLLFD_BYTES = 8;
+
+/** poll(2) for reading, on a worker thread: how many of the descriptors can be read, or -1. */
+export function pollAsync(fds: readonly number[], ms: number): Promise<number> {
+  const list = Buffer.alloc(fds.length * POLLFD_BYTES);
+  for (const [i, fd] of fds.entries()) {
+    list.writeInt32LE(fd, i * POLLFD_BYTES);
+    list.writeInt16LE(POLLIN, i * POLLFD_BYTES + 4);
+  }
+  return new Promise(resolve => {
+    cPoll.async(list, fds.length, ms, (_: unknown, ready: number) => {
+      // The list lives until here.
+      resolve(list.length > 0 ? ready : -1);
+    });
+  });
+}
+
 /** Wakes everything that waits on the 32-bit word at `address` of this process, in any process that shares it. */
 export function futexWake(address: bigint): void {
   systemCall('futex', SYS.futex, address, FUTEX_WAKE, 0x7fffffff);

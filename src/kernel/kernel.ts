@@ -69,7 +69,7 @@ export interface BpfMap {
   /** Array of maps, hash of maps and program arrays: what a value stands for. */
   updateObject?(key: Uint8Array, object: BpfMap | BpfProg, flags?: bigint): void;
   /** Arrays with `BPF_F_MMAPABLE`: the values themselves, shared. */
-  readonly memory?: Uint8Array;
+  readonly memory?: Uint8Array | undefined;
   /** Ring buffers and perf event arrays: hands each record to `record` and returns how many there were; never waits. */
   consume?(record: (bytes: Uint8Array) => void, limit?: number): number;
   /** Ring buffers: resolves when there is something to consume, or after `timeoutMs`. */
@@ -129,6 +129,10 @@ export interface ProgLoadAttr {
    */
   readonly argumentWords?: number;
   readonly sleepable?: boolean;
+  /** It is for multi-links: Linux wants to know when it is loaded. Left out: for a plain link, as far as that matters. */
+  readonly multi?: boolean;
+  /** Some helpers are for programs with a licence that is compatible with the GPL. */
+  readonly license?: string;
   /** Some program looks up what its per-CPU maps hold for other threads (`bpf_map_lookup_percpu_elem`). */
   readonly sharesCpus?: boolean;
   /** A sum: 1 the path that is refused, 2 every instruction with what it changed, 4 statistics alone. */
@@ -145,7 +149,7 @@ export interface BpfProg {
   /** Bytes of machine code. */
   readonly jitedSize: number;
   /** The verifier's log, where one was asked for. */
-  readonly log?: string;
+  readonly log?: string | undefined;
   /** `BPF_OBJ_GET_INFO_BY_FD`: the program as it was verified, and its machine code with where each instruction begins. */
   readonly xlated?: readonly BpfInsn[];
   readonly jited?: { readonly address: bigint; readonly bytes: Uint8Array; readonly offsets: Int32Array };
@@ -224,6 +228,12 @@ export type MultiLinkCreateAttr = {
 /** `tracing`: one program on one function; `tracing_multi`: one program on many. */
 export type LinkKind = 'tracing' | 'tracing_multi';
 
+/**
+ * By what one program is on many functions: one tracing multi-link; a kprobe multi-link; a tracing link for each
+ * function. A live process has the first only.
+ */
+export type Way = 'tracing_multi' | 'kprobe_multi' | 'tracing';
+
 /** `BPF_OBJ_GET_INFO_BY_FD` of a link. */
 export interface LinkInfo {
   readonly kind: LinkKind;
@@ -280,6 +290,7 @@ export interface TracingLink extends BpfLink {
 /** One program on many functions (`bpf_tracing_multi_link`). */
 export interface TracingMultiLink extends BpfLink {
   readonly kind: 'tracing_multi';
+  readonly way: Way;
   /** Joins more targets to the link, all or nothing unless `skipInvalid`. */
   add(targets: readonly LinkTarget[]): void;
 }
@@ -295,6 +306,13 @@ export interface TargetCheck {
 export interface Kernel {
   /** How many values a per-CPU map has for each key. */
   readonly possibleCpus: number;
+  /** `false`: no functions come later, as those of libraries do, so that nobody need make room for them. */
+  readonly growing?: false;
+  /**
+   * A process: functions whose result modify-return programs may change, which changes what the program does; none where it
+   * is not set. The kernel has a list of its own.
+   */
+  allowModifyReturn?: SelectorSet | undefined;
   mapCreate(attr: MapCreateAttr): BpfMap;
   /**
    * `BPF_ENABLE_STATS`: programs that are loaded from now on count their runs and time. Throws EOPNOTSUPP where time can't
@@ -326,6 +344,14 @@ export interface Kernel {
   prototypeOf(target: TargetFunction): FunctionPrototype | undefined;
   /** Types of a module (CO-RE relocates against them); `undefined` where it has none. */
   moduleTypes(module: string): Btf | undefined;
+  /** The number by which instructions name a kernel function; `undefined` where there is none. */
+  kfuncNumber(name: string): number | undefined;
+  /** The address of a kernel variable or function (`.ksyms`); `undefined` where there is none. */
+  ksymAddress(name: string): bigint | undefined;
+  /** A setting of the kernel (`.kconfig`): a number, or a text; `undefined` where it is not set. */
+  kconfig(name: string): bigint | string | undefined;
+  /** Whether some program that is loaded may print lines. */
+  readonly mayPrint: boolean;
   /** Lines that programs printed with `bpf_trace_printk` since the last call. */
   readTrace(): string[];
   /** Detaches every link and gives the machine back as it was. */

@@ -3,6 +3,7 @@
  * written and read.
  */
 
+import { kfuncNumber } from '../bpf/kfuncs.js';
 import { isPerCpu, MAP_TYPE } from '../bpf/map_type.js';
 import type { Btf } from '../btf/btf.js';
 import { BpfError } from '../kernel/errno.js';
@@ -108,6 +109,7 @@ export interface RecordedProg extends BpfProg {
 
 export class RecordingKernel implements Kernel {
   readonly possibleCpus = CPUS;
+  readonly mayPrint = false;
   readonly created: RecordedMap[] = [];
   readonly progs: RecordedProg[] = [];
   readonly links: { readonly prog: BpfProg; readonly targets: LinkTarget[]; detached: boolean }[] = [];
@@ -172,7 +174,7 @@ export class RecordingKernel implements Kernel {
     };
     const kind = 'target' in attr ? 'tracing' : 'tracing_multi';
     const add = (more: readonly LinkTarget[]): void => void targets.push(...more);
-    return Object.assign(base, { kind, add }) as TracingLink | TracingMultiLink;
+    return Object.assign(base, { kind, add, way: 'tracing_multi' }) as TracingLink | TracingMultiLink;
   }
   /** A library brings a function: it joins the links whose patterns match. */
   bring(target: TargetFunction): void {
@@ -204,6 +206,15 @@ export class RecordingKernel implements Kernel {
   }
   moduleTypes(module: string): Btf | undefined {
     return this.types.get(module);
+  }
+  kfuncNumber(name: string): number | undefined {
+    return kfuncNumber(name);
+  }
+  ksymAddress(): undefined {
+    return undefined;
+  }
+  kconfig(): undefined {
+    return undefined;
   }
   readTrace(): string[] {
     return [];

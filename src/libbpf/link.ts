@@ -5,7 +5,6 @@
 
 import { SLOT_BYTES } from '../bpf/encoding.js';
 import { type BpfInsn, CALL, CLASS, JMP, LD_IMM64, loadImmediate64, PSEUDO } from '../bpf/instruction.js';
-import { kfuncNumber } from '../bpf/kfuncs.js';
 import { layoutOf } from '../bpf/layout.js';
 import type { Btf } from '../btf/btf.js';
 import { applyCoreRelo, computeCoreRelo } from '../btf/core.js';
@@ -42,6 +41,9 @@ export interface LinkInput {
   /** The map that a symbol of `.maps` stands for, and that of a section of global data. Throws where it was left out. */
   mapAt(offset: number): BpfMap | undefined;
   dataMap(section: number): BpfMap | undefined;
+  /** The machine's kernel functions, and its kernel's variables and functions by address. */
+  kfuncNumber(name: string): number | undefined;
+  ksymAddress(name: string): bigint | undefined;
   /** Where a variable of `.kconfig` stands; `undefined` for other externs. */
   kconfig(name: string, weak: boolean): { readonly map: BpfMap; readonly offset: number } | undefined;
 }
@@ -261,7 +263,7 @@ class Linker {
       this.#referTo(fn, symbol.sectionIndex, target, at, slot, 'call');
       return { ...insn, src: CALL.SUBPROGRAM };
     }
-    const id = kfuncNumber(symbol.name);
+    const id = this.#input.kfuncNumber(symbol.name);
     if (id !== undefined) return { ...insn, src: CALL.KFUNC, imm: id };
     if (symbol.bind === 'WEAK') return { ...insn, src: CALL.HELPER, imm: MISSING_KFUNC };
     throw this.#error('ENOENT', fn, ownSlot, `it calls ${symbol.name}, ${NO_SUCH_KFUNC}`);
@@ -272,7 +274,11 @@ class Linker {
     const weak = symbol.bind === 'WEAK';
     const variable = this.#input.kconfig(symbol.name, weak);
     if (variable !== undefined) return this.#mapValue(fn, insn, ownSlot, variable.map, variable.offset);
-    if (kfuncNumber(symbol.name) !== undefined) return loadImmediate64(insn.dst, PSEUDO.IMM, 1n);
+    const address =
+      this.#input.ksymAddress(symbol.name) ??
+      // That it is not zero says that it is there.
+      (this.#input.kfuncNumber(symbol.name) === undefined ? undefined : 1n);
+    if (address !== undefined) return loadImmediate64(insn.dst, PSEUDO.IMM, address);
     if (weak) return loadImmediate64(insn.dst, PSEUDO.IMM, 0n);
     throw this.#error('ENOENT', fn, ownSlot, `it refers to ${symbol.name}, ${NO_SUCH_KSYM}`);
   }

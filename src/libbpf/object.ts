@@ -180,6 +180,7 @@ export class BpfObject implements Disposable {
     this.#logLevel = options.logLevel;
     this.#pins = options.pins;
     try {
+      this.#fillKconfig(kernel);
       for (const section of this.sections)
         section.load(kernel, this.name, options.carried?.globals.get(section.name));
       for (const map of this.maps)
@@ -219,6 +220,7 @@ export class BpfObject implements Disposable {
       btf: this.btf,
       logLevel: this.#logLevel,
       tailCalled: this.#tailCalled(),
+      license: this.license,
       sharesCpus: this.#functions.callHelper(HELPER.map_lookup_percpu_elem),
       link: (program, targets) => this.#link(program, targets),
     };
@@ -235,6 +237,8 @@ export class BpfObject implements Disposable {
       moreTargets: () => this.#typesOf(this.#kernel?.modules().filter(module => !modules.has(module)) ?? []),
       mapAt: offset => this.maps.find(map => map.spec.offset === offset)?.live.map,
       dataMap: section => this.#dataSections.get(section)?.map,
+      kfuncNumber: name => this.#kernel?.kfuncNumber(name),
+      ksymAddress: name => this.#kernel?.ksymAddress(name),
       kconfig: (name, weak) => this.#kconfig(name, weak),
     });
   }
@@ -247,6 +251,17 @@ export class BpfObject implements Disposable {
     });
   }
 
+  /** Settings that nobody gave have the machine's kernel's values. */
+  #fillKconfig(kernel: Kernel): void {
+    const section = this.sections.find(({ kind }) => kind === 'kconfig');
+    if (section === undefined || this.btf === undefined) return;
+    for (const { name, typeId } of section.variables.values()) {
+      if (section.wasSet(name)) continue;
+      const value = kernel.kconfig(name);
+      if (value !== undefined) section.set(name, kconfigValue(this.btf, typeId, value));
+    }
+  }
+
   #kconfig(name: string, weak: boolean): { map: BpfMap; offset: number } | undefined {
     const section = this.sections.find(({ kind }) => kind === 'kconfig');
     const variable = section?.variables.get(name);
@@ -254,7 +269,7 @@ export class BpfObject implements Disposable {
     if (!weak && !section.wasSet(name))
       throw new BpfError(
         'ENOENT',
-        `${name} is a setting of a kernel, and a process has none; set it (--set ${name}=VALUE), or declare it __weak to have 0`,
+        `${name} is a setting of a kernel, and its value is not known (a process has none); set it (--set ${name}=VALUE), or declare it __weak to have 0`,
       );
     return { map: section.map, offset: variable.offset };
   }
@@ -364,4 +379,13 @@ export class BpfObject implements Disposable {
   [Symbol.dispose](): void {
     this.destroy();
   }
+}
+
+/** A setting as a variable holds it: y, m and n are a bool, a character, or 2, 1 and 0 of an enum. */
+function kconfigValue(btf: Btf, typeId: number, value: bigint | string): bigint | string | number {
+  if (typeof value === 'bigint' || !/^[ymn]$/.test(value)) return value;
+  const { kind, size } = btf.type(btf.resolve(typeId)) as { kind: string; size?: number };
+  if (kind === 'enum' || kind === 'enum64') return { y: 2, m: 1, n: 0 }[value] as number;
+  if (kind !== 'int' || size !== 1) return value;
+  return btf.typeName(btf.resolve(typeId)).includes('ool') ? Number(value === 'y') : value.charCodeAt(0);
 }

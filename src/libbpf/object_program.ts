@@ -50,6 +50,7 @@ export interface ProgramHost {
   link(program: ObjectProgram, targets: readonly TargetFunction[]): LinkedProgram;
   readonly btf: Btf | undefined;
   readonly logLevel: number | undefined;
+  readonly license: string;
   /** Some program of the object looks up what per-CPU maps hold for other threads. */
   readonly sharesCpus: boolean;
   /** Programs that the file puts into program arrays. */
@@ -173,7 +174,7 @@ export class ObjectProgram {
   load(targets: readonly TargetFunction[]): void {
     if (this.#prog !== undefined) return;
     const host = this.#host();
-    const { attachType, sleepable } = this.#kind;
+    const { attachType, sleepable, multi } = this.#kind;
     const linked = host.link(this, targets);
     this.#forAnyFunction =
       host.tailCalled.has(this.name) || linked.maps.some(({ type }) => type === MAP_TYPE.PROG_ARRAY);
@@ -190,6 +191,8 @@ export class ObjectProgram {
         ...(linked.funcInfo.length === 0 ? {} : { funcInfo: linked.funcInfo }),
         ...(linked.lineInfo.length === 0 ? {} : { lineInfo: linked.lineInfo }),
         ...(target === undefined ? {} : { target }),
+        license: host.license,
+        multi,
         ...(sleepable ? { sleepable } : {}),
         ...(host.sharesCpus ? { sharesCpus: true } : {}),
         ...(host.logLevel === undefined ? {} : { logLevel: host.logLevel }),

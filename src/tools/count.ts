@@ -9,6 +9,7 @@ import type { BpfInsn } from '../bpf/instruction.js';
 import { MAP_TYPE } from '../bpf/map_type.js';
 import type { BpfMap, Kernel, SkippedFunction, TargetFunction, TracingMultiLink } from '../kernel/kernel.js';
 import type { SelectorSet } from '../process/symbols/selector.js';
+import { LICENSE } from './license.js';
 import { FunctionSlots } from './targets.js';
 
 /** Slots of the map for functions of libraries that are loaded later. Memory of slots that nobody touches costs nothing. */
@@ -66,11 +67,13 @@ export class Counter {
       name: 'counts',
       keySize: KEY_BYTES,
       valueSize: VALUE_BYTES,
-      maxEntries: now.length + LATER_FUNCTIONS,
+      maxEntries: now.length + (kernel.growing === false ? 1 : LATER_FUNCTIONS),
     });
     const prog = kernel.progLoad({
       name: 'count',
       attachType: 'fentry',
+      multi: true,
+      license: LICENSE,
       insns: countProgram(this.#map),
       maps: [this.#map],
     });
@@ -109,6 +112,10 @@ export class Counter {
   /** The others, and why. */
   get skipped(): readonly SkippedFunction[] {
     return this.#link.skipped;
+  }
+
+  get links(): readonly TracingMultiLink[] {
+    return [this.#link];
   }
 
   get pauseMs(): number {

@@ -1,6 +1,7 @@
 /** Test programs of progs/*.c: each function with the verdict that its tags in BTF say. */
 
 import type { BpfInsn } from '../../src/bpf/instruction.js';
+import { kfuncNumber } from '../../src/bpf/kfuncs.js';
 import { MAP_FLAG, MAP_TYPE } from '../../src/bpf/map_type.js';
 import type { Btf } from '../../src/btf/btf.js';
 import { BtfExt } from '../../src/btf/ext.js';
@@ -97,6 +98,8 @@ export function annotatedCases({ name: file, object, error }: Compiled): Case[] 
           moreTargets: () => [],
           mapAt: offset => maps.get(offset),
           dataMap: index => data.get(index),
+          kfuncNumber,
+          ksymAddress: () => undefined,
           kconfig: () => undefined,
         });
         if (linked.poisoned.length > 0) return [{ ...base, unlinked: 'asks for types of a kernel' }];

@@ -4,6 +4,7 @@
  */
 
 import { HELPER } from '../../bpf/helpers.js';
+import { kfuncNumber } from '../../bpf/kfuncs.js';
 import { isPerCpu } from '../../bpf/map_type.js';
 import type { Btf } from '../../btf/btf.js';
 import type { Module } from '../../process/image.js';
@@ -198,7 +199,6 @@ export class ProcessKernel implements Kernel {
     for (const link of this.#links) link.follow({ find });
   }
 
-  /** Functions whose result modify-return programs may change, which changes what the program does; none if not set. */
   set allowModifyReturn(selectors: SelectorSet | undefined) {
     this.#hooks.allowModifyReturn = selectors;
   }
@@ -363,6 +363,17 @@ export class ProcessKernel implements Kernel {
   moduleTypes(module: string): Btf | undefined {
     const found = this.#targets.modules.find(m => m.name === module);
     return found && this.#typesOf(found);
+  }
+
+  kfuncNumber(name: string): number | undefined {
+    return kfuncNumber(name);
+  }
+  /** A process has no kernel's variables, nor its settings. */
+  ksymAddress(): undefined {
+    return undefined;
+  }
+  kconfig(): undefined {
+    return undefined;
   }
 
   /** Bytes of the shared memory that are in use: code (programs, trampolines, slots), and data. */

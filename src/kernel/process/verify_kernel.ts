@@ -2,6 +2,7 @@
  * A machine without a process: it takes maps and programs as a process would, verifies, and runs nothing.
  */
 
+import { kfuncNumber } from '../../bpf/kfuncs.js';
 import { MAP_TYPE } from '../../bpf/map_type.js';
 import type { Btf } from '../../btf/btf.js';
 import { SelectorSet } from '../../process/symbols/selector.js';
@@ -38,6 +39,7 @@ export interface Judgement {
 
 export class VerifyKernel implements Kernel {
   readonly possibleCpus = POSSIBLE_CPUS;
+  readonly mayPrint = false;
   /** By the program's name. */
   readonly judgements = new Map<string, Judgement>();
   readonly #files: FileTargets;
@@ -118,6 +120,16 @@ export class VerifyKernel implements Kernel {
   }
   moduleTypes(module: string): Btf | undefined {
     return this.#files.types(module);
+  }
+
+  kfuncNumber(name: string): number | undefined {
+    return kfuncNumber(name);
+  }
+  ksymAddress(): undefined {
+    return undefined;
+  }
+  kconfig(): undefined {
+    return undefined;
   }
 
   linkCreate(_attr: LinkCreateAttr | MultiLinkCreateAttr): never {

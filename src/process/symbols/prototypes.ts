@@ -61,17 +61,22 @@ export function moduleTypes(path: string, options: ModuleTypesOptions = {}): Btf
 export function prototypeOf(btf: Btf, names: string | readonly string[]): FunctionPrototype | undefined {
   for (const name of typeof names === 'string' ? [names] : names) {
     const id = btf.find(name, 'func');
-    const func = id === undefined ? undefined : btf.type(id);
-    const proto = func?.kind === 'func' ? btf.type(func.type) : undefined;
-    if (proto?.kind !== 'func_proto') continue;
+    if (id === undefined) continue;
+    const prototype = functionPrototype(btf, id);
     // Assemblers write no prototypes: what they leave of `memcpy` is `void (void)`, as of functions that are that.
-    if (proto.params.length === 0 && proto.returnType === 0) continue;
-    const params = proto.params.map(({ type }) => type);
-    const variadic = params.length > 0 && params[params.length - 1] === 0;
-    if (variadic) params.pop();
-    return { nargs: params.length, btf, args: params, returns: proto.returnType, variadic };
+    if (prototype.args?.length === 0 && !prototype.variadic && prototype.returns === 0) continue;
+    return prototype;
   }
   return undefined;
+}
+
+/** What the prototype of a FUNC of `btf` says. */
+export function functionPrototype(btf: Btf, func: number): FunctionPrototype {
+  const proto = btf.referred(func);
+  const args = btf.paramTypes(proto);
+  const variadic = args.length > 0 && args[args.length - 1] === 0;
+  if (variadic) args.pop();
+  return { nargs: args.length, btf, args, returns: btf.referred(proto), variadic };
 }
 
 /** Names a build of a file. */

@@ -10,6 +10,7 @@ import type {
   TracingMultiLink,
 } from '../../kernel/kernel.js';
 import type { SelectorSet } from '../../process/symbols/selector.js';
+import { LICENSE } from '../license.js';
 import { type ResultSize, resultSize, signatureOf } from '../signature.js';
 import { FunctionSlots } from '../targets.js';
 import { BUCKETS, type Histogram } from './histogram.js';
@@ -50,7 +51,7 @@ export class Latency {
     attaching: (functions: number) => void = () => {},
   ) {
     const now = kernel.functions(selectors);
-    const maxEntries = now.length + LATER_FUNCTIONS;
+    const maxEntries = now.length + (kernel.growing === false ? 1 : LATER_FUNCTIONS);
     this.#slots = new FunctionSlots(maxEntries);
     const array = (name: string, valueSize: number): BpfMap =>
       kernel.mapCreate({ type: MAP_TYPE.ARRAY, name, keySize: KEY_BYTES, valueSize, maxEntries });
@@ -59,6 +60,8 @@ export class Latency {
     this.#prog = kernel.progLoad({
       name: 'latency',
       attachType: 'fsession',
+      multi: true,
+      license: LICENSE,
       insns: latencyProgram({ stats: this.#stats, histograms: this.#histograms }, filters),
       maps: [this.#stats, this.#histograms],
     });
@@ -93,6 +96,9 @@ export class Latency {
   /** How long attaching took once the functions were known, ms. */
   get attachMs(): number {
     return this.#link.attachMs;
+  }
+  get links(): readonly TracingMultiLink[] {
+    return [this.#link];
   }
   get pauseMs(): number {
     return this.#link.pauseMs;

@@ -14,6 +14,7 @@ import type {
   TracingMultiLink,
 } from '../../kernel/kernel.js';
 import { SelectorSet } from '../../process/symbols/selector.js';
+import { LICENSE } from '../license.js';
 import { FunctionSlots } from '../targets.js';
 import { LOST, type TraceMaps } from './maps.js';
 import { traceProgram } from './programs.js';
@@ -37,6 +38,10 @@ export interface TracerOptions {
   readonly roots?: SelectorSet;
   /** All where empty. */
   readonly tids: readonly number[];
+  /** The running kernel is traced: texts are in its memory, and its threads leave no frames by a jump. */
+  readonly ofKernel?: boolean;
+  /** A process whose own calls are left out. */
+  readonly exceptPid?: number;
 }
 
 /** A form of the session program: how many words it writes, and whether it reads texts. */
@@ -98,7 +103,7 @@ export class Tracer {
       flags: MAP_FLAG.MMAPABLE,
     });
     const all = [this.#records, this.#lost];
-    this.#ids = this.#hasThreadIds();
+    this.#ids = options.ofKernel === true || this.#hasThreadIds();
     // Without ids the threads' trees can't be told apart in the process: what is written is more, and its reader knows.
     if (options.roots === undefined || !this.#ids)
       this.#maps = { records: this.#records, lost: this.#lost, all };
@@ -119,7 +124,9 @@ export class Tracer {
   #hasThreadIds(): boolean {
     try {
       const name = 'thread_id';
-      this.#kernel.progLoad({ name, attachType: 'fentry', insns: threadIdProgram(), maps: [] }).free();
+      this.#kernel
+        .progLoad({ name, attachType: 'fentry', insns: threadIdProgram(), maps: [], multi: true })
+        .free();
       return true;
     } catch (cause) {
       if (!(cause instanceof BpfError) || cause.code !== 'EOPNOTSUPP' || this.#options.tids.length > 0)
@@ -156,6 +163,10 @@ export class Tracer {
     let missed = 0n;
     for (const { link, prog } of this.#traced.values()) missed += link.missed + (prog.missed ?? 0n);
     return missed;
+  }
+
+  get links(): readonly TracingMultiLink[] {
+    return this.#links(this.#traced);
   }
 
   #links(of: ReadonlyMap<string, Attached>): TracingMultiLink[] {
@@ -239,14 +250,14 @@ export class Tracer {
       else list.push({ target, cookie });
     }
     const ids = this.#ids;
-    const { tids } = this.#options;
+    const { tids, exceptPid, ofKernel = false } = this.#options;
     for (const [form, targets] of wanted)
       this.#join(this.#traced, form.name, targets, () => ({
         attachType: 'fsession',
         argumentWords: form.words,
-        insns: traceProgram(this.#maps, { ...form, ids, tids }),
+        insns: traceProgram(this.#maps, { ...form, ids, tids, exceptPid, ofKernel }),
       }));
-    this.#watchUnwinding();
+    if (!ofKernel) this.#watchUnwinding();
   }
 
   #join(
@@ -260,7 +271,13 @@ export class Tracer {
       known.link.add(targets);
       return;
     }
-    const prog = this.#kernel.progLoad({ ...program(), name, maps: this.#maps.all });
+    const prog = this.#kernel.progLoad({
+      ...program(),
+      name,
+      maps: this.#maps.all,
+      multi: true,
+      license: LICENSE,
+    });
     to.set(name, { prog, link: this.#kernel.linkCreate({ prog, targets, skipInvalid: true }) });
   }
 
@@ -277,7 +294,14 @@ export class Tracer {
       const set = SelectorSet.parse(selectors);
       // Loads that may fault make every thread of the process be watched: not for nothing.
       if (this.#kernel.functions(set).length === 0) continue;
-      const prog = this.#kernel.progLoad({ name, attachType: 'fentry', insns, maps: this.#maps.all });
+      const prog = this.#kernel.progLoad({
+        name,
+        attachType: 'fentry',
+        insns,
+        maps: this.#maps.all,
+        multi: true,
+        license: LICENSE,
+      });
       const pattern = { selectors: set };
       this.#watching.set(name, { prog, link: this.#kernel.linkCreate({ prog, pattern, skipInvalid: true }) });
     }

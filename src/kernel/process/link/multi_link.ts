@@ -5,6 +5,7 @@ import { type Appeared, Link, type LinkHost } from './link.js';
 
 export class MultiLink extends Link implements TracingMultiLink {
   readonly kind = 'tracing_multi';
+  readonly way = 'tracing_multi';
   readonly #skipInvalid: boolean;
   readonly #pattern: (LinkPattern & { match(): readonly TargetFunction[] }) | undefined;
 

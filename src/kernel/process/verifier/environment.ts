@@ -4,11 +4,9 @@
 
 import type { Btf } from '../../../btf/btf.js';
 import { type CallLayout, callLayout, layoutOfIntegers } from '../../../process/symbols/call_layout.js';
-import { BpfError, type ErrnoName } from '../../errno.js';
 import type { AttachType, FuncInfo, FunctionPrototype, LineInfo } from '../../kernel.js';
 import type { Facts } from './facts.js';
 import type { State } from './state.js';
-import type { WalkStatistics } from './verified.js';
 
 export type { AttachType } from '../../kernel.js';
 
@@ -73,19 +71,6 @@ export interface VerifierEnv {
   /** for tests: states are compared in every number that is read again, whether it matters or not */
   readonly allPrecise?: boolean;
   readonly observe?: Observer;
-}
-
-/** A refusal: what `BpfError` says, the log of the path that led to it, and how far the walk came. */
-export class VerifierError extends BpfError {
-  readonly log: string;
-  /** `undefined` where the program was refused before the walk began: it is malformed */
-  readonly statistics: WalkStatistics | undefined;
-
-  constructor(code: ErrnoName, message: string, log: string, statistics?: WalkStatistics) {
-    super(code, message);
-    this.log = log;
-    this.statistics = statistics;
-  }
 }
 
 /** Which words of the context are which argument, and how many the result has. */

@@ -6,7 +6,8 @@
 import { disassembleInstruction } from '../../../bpf/disassemble.js';
 import type { BpfInsn } from '../../../bpf/instruction.js';
 import type { ErrnoName } from '../../errno.js';
-import { type MapSpec, type VerifierEnv, VerifierError } from './environment.js';
+import { VerifierError } from '../../verifier_error.js';
+import type { MapSpec, VerifierEnv } from './environment.js';
 import type { Facts } from './facts.js';
 import type { Log } from './log.js';
 import type { Program } from './program.js';

@@ -3,7 +3,8 @@
 import { expect, test } from 'vitest';
 import { ProgramBuilder, R0, R1, R2 } from '../../../bpf/builder.js';
 import type { BpfInsn } from '../../../bpf/instruction.js';
-import { VerifierError, verifyProgram } from './verifier.js';
+import { VerifierError } from '../../verifier_error.js';
+import { verifyProgram } from './verifier.js';
 
 function refusal(insns: readonly BpfInsn[]): VerifierError {
   try {

@@ -5,6 +5,7 @@
 import type { BpfInsn } from '../../../bpf/instruction.js';
 import { isPerCpu, MAP_TYPE } from '../../../bpf/map_type.js';
 import type { Operation } from '../../../bpf/operation.js';
+import type { WalkStatistics } from '../../verifier_error.js';
 import type { ControlFlow } from './control_flow.js';
 import type { MapSpec, VerifierEnv } from './environment.js';
 import { certain, type Findings } from './path.js';
@@ -33,16 +34,6 @@ export interface ProgramNeeds {
   /** loads that may fault */
   readonly faults: boolean;
   readonly tailCalls: boolean;
-}
-
-/** Statistics of the walk, as the kernel logs them. */
-export interface WalkStatistics {
-  readonly processed: number;
-  readonly totalStates: number;
-  readonly peakStates: number;
-  /** how often it began again, because more was found to matter */
-  readonly restarts: number;
-  readonly timeMs: number;
 }
 
 // Helpers by what they need.

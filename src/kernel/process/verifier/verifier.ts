@@ -6,15 +6,15 @@
 
 import type { BpfInsn } from '../../../bpf/instruction.js';
 import { BpfError } from '../../errno.js';
-import { type VerifierEnv, VerifierError } from './environment.js';
+import { VerifierError, type WalkStatistics } from '../../verifier_error.js';
+import type { VerifierEnv } from './environment.js';
 import { Facts } from './facts.js';
 import { Log } from './log.js';
 import { readProgram } from './program.js';
 import { checkStackDepth } from './stack_depth.js';
-import { ProvedProgram, type VerifiedProgram, type WalkStatistics } from './verified.js';
+import { ProvedProgram, type VerifiedProgram } from './verified.js';
 import { Restart, Walk } from './walk.js';
 
-export { VerifierError } from './environment.js';
 export { isVerified, type VerifiedProgram } from './verified.js';
 export { COMPLEXITY_LIMIT } from './walk.js';
 

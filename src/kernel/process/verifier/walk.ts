@@ -7,10 +7,11 @@ import { type BpfInsn, FRAME_POINTER, PSEUDO, RESULT } from '../../../bpf/instru
 import { KFUNC } from '../../../bpf/kfuncs.js';
 import { MAP_TYPE } from '../../../bpf/map_type.js';
 import type { Operation } from '../../../bpf/operation.js';
+import { VerifierError } from '../../verifier_error.js';
 import { checkArithmetic, immediate } from './arithmetic_check.js';
 import { checkBranch } from './branch_check.js';
 import { leaveCallback } from './callback.js';
-import { attachTypeOf, type VerifierEnv, VerifierError } from './environment.js';
+import { attachTypeOf, type VerifierEnv } from './environment.js';
 import type { Facts } from './facts.js';
 import { checkHelperCall } from './helper_call.js';
 import { checkKfuncCall } from './kfunc_call.js';

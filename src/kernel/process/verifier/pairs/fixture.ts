@@ -4,9 +4,10 @@ import { describe, expect, test } from 'vitest';
 import { type ProgramBuilder, R0, R1, R2, R3, R4, R6, R10, type Register } from '../../../../bpf/builder.js';
 import { HELPER } from '../../../../bpf/helpers.js';
 import { MAP_TYPE } from '../../../../bpf/map_type.js';
+import { VerifierError } from '../../../verifier_error.js';
 import type { MapSpec } from '../environment.js';
 import { MAPS, type Rule, TARGET, verify, type Write } from '../rules_fixture.js';
-import { isVerified, VerifierError } from '../verifier.js';
+import { isVerified } from '../verifier.js';
 
 function spec(id: number, name: string, fields: Partial<MapSpec>): MapSpec {
   return { id, name, type: MAP_TYPE.HASH, keySize: 4, valueSize: 8, maxEntries: 16, ...fields };

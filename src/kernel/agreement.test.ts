@@ -1,8 +1,8 @@
 import { describe, expect, test } from 'vitest';
-import { Btf } from '../../../btf/btf.js';
-import { BtfBuilder } from '../../../btf/builder.js';
-import type { FunctionPrototype } from '../../kernel.js';
+import { Btf } from '../btf/btf.js';
+import { BtfBuilder } from '../btf/builder.js';
 import { disagreement } from './agreement.js';
+import type { FunctionPrototype } from './kernel.js';
 
 /** Types of one module; `shape` makes its structures differ from another module's. */
 function module(

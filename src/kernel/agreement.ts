@@ -14,9 +14,9 @@
  * | an opaque function | anything | always: the program has only numbers |
  */
 
-import type { Btf } from '../../../btf/btf.js';
-import type { BtfComposite, BtfMember } from '../../../btf/types.js';
-import type { FunctionPrototype } from '../../kernel.js';
+import type { Btf } from '../btf/btf.js';
+import type { BtfComposite, BtfMember } from '../btf/types.js';
+import type { FunctionPrototype } from './kernel.js';
 
 /** What a program takes of a call by the types that it was verified against. */
 export interface TypedAccess {

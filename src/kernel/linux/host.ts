@@ -1,0 +1,76 @@
+/** What programs and links of the kernel machine need of it. */
+
+import type { AttachType, BpfProg, LinkTarget, SkipReason, TargetFunction, Way } from '../kernel.js';
+import type { KernelFunctions } from './functions.js';
+import type { KernelTypes } from './kernel_types.js';
+import type { LoadedProg, LoadRequest } from './program.js';
+
+export interface LinuxOptions {
+  /** Attach in this way or not at all; the best that the kernel has where left out. */
+  readonly way?: Way;
+  /** How many functions a program is attached to by a link for each, at most (1,000). */
+  readonly maxLinks?: number;
+  /** Is told what is being done where that takes over a second. */
+  readonly progress?: (text: string) => void;
+}
+
+export interface LinuxHost {
+  readonly options: LinuxOptions;
+  readonly types: KernelTypes;
+  readonly targets: KernelFunctions;
+  /** Maps by id, kernel functions by number: as the kernel has them. Throws `VerifierError`, or `BpfError` for what else. */
+  load(request: LoadRequest): LoadedProg;
+  /** The file descriptor of a module's BTF; 0 for the kernel's own. Throws ENOENT. */
+  btfFd(module: string): number;
+  nextId(): number;
+}
+
+/** A target with its id in the BTF of its module. */
+export interface TypedTarget extends LinkTarget {
+  readonly btfId: number;
+}
+
+/** What a link does with the targets that it can't have. */
+export interface Sorted {
+  readonly good: readonly TypedTarget[];
+  readonly bad: readonly { readonly target: TargetFunction; readonly why: SkipReason }[];
+}
+
+/** Parts the targets that a program of this kind can be attached to from the others. */
+export function sortTargets(host: LinuxHost, attachType: AttachType, targets: readonly LinkTarget[]): Sorted {
+  const good: TypedTarget[] = [];
+  const bad: { target: TargetFunction; why: SkipReason }[] = [];
+  for (const { target, cookie } of targets) {
+    const why = target.unresolved ?? host.targets.check(target, attachType);
+    const btfId = host.targets.btfOf(target)?.id;
+    if (why === undefined && btfId !== undefined) good.push({ target, cookie, btfId });
+    else bad.push({ target, why: why ?? NO_TYPES });
+  }
+  return { good, bad };
+}
+
+const NO_TYPES: SkipReason = {
+  reason: 'no-types',
+  detail: 'the kernel has no types of it, and programs are attached by them',
+};
+
+/** The kernel's program type and attach type for a plain tracing program. */
+export const PLAIN: Readonly<Record<AttachType, number>> = {
+  fentry: 24,
+  fexit: 25,
+  fmod_ret: 26,
+  fsession: 58,
+};
+
+/** For a native multi-link; modify-return programs have none. */
+export const NATIVE_MULTI: Readonly<Record<AttachType, number | undefined>> = {
+  fentry: 59,
+  fexit: 60,
+  fmod_ret: undefined,
+  fsession: 61,
+};
+
+/** A program of another machine, or of none. */
+export function isOf<P extends BpfProg>(prog: BpfProg, type: new (...args: never[]) => P): prog is P {
+  return prog instanceof type;
+}

@@ -1,0 +1,190 @@
+/**
+ * The kernel's own tracing multi-link (`BPF_LINK_TYPE_TRACING_MULTI`): one program on many functions of one BTF object by one
+ * `link_create`, with ids and cookies. Functions of several modules take one for each module, and the program is loaded for
+ * each.
+ */
+
+import { SystemError } from '../../../ffi/libc.js';
+import { disagreement } from '../../agreement.js';
+import { errnoName } from '../../errno.js';
+import type { LinkTarget, SkipReason, TracingMultiLink } from '../../kernel.js';
+import { Attr, bpf, Fd, refusedBy } from '../bpf.js';
+import { type LinuxHost, NATIVE_MULTI, sortTargets, type TypedTarget } from '../host.js';
+import type { LinuxProg } from '../linux_prog.js';
+import { type LoadedProg, progInfo } from '../program.js';
+import { LinuxLink } from './link.js';
+
+/** Offsets in the attribute of BPF_LINK_CREATE. */
+const LINK = { prog: 0, attachType: 8, ids: 16, cookies: 24, count: 32 } as const;
+
+/** What is attached in one BTF object. */
+interface Part {
+  readonly loaded: LoadedProg;
+  readonly links: { readonly fd: Fd; readonly targets: readonly TypedTarget[] }[];
+}
+
+export class NativeMultiLink extends LinuxLink implements TracingMultiLink {
+  readonly kind = 'tracing_multi';
+  readonly way = 'tracing_multi';
+  readonly #host: LinuxHost;
+  readonly #skipInvalid: boolean;
+  #parts = new Map<string, Part>();
+
+  constructor(host: LinuxHost, prog: LinuxProg, skipInvalid: boolean, targets: readonly LinkTarget[]) {
+    super(host.nextId(), prog);
+    this.#host = host;
+    this.#skipInvalid = skipInvalid;
+    try {
+      this.add(targets);
+    } catch (cause) {
+      this.detach();
+      throw cause;
+    }
+  }
+
+  add(targets: readonly LinkTarget[]): void {
+    this.attaching(() => {
+      const { good, bad } = sortTargets(this.#host, this.prog.attachType, targets);
+      for (const { target, why } of bad) this.leaveOut(target, why, this.#skipInvalid);
+      const agreeing = good.filter(one => this.#agrees(one));
+      return this.#attach(this.#parts, this.prog, agreeing, this.#skipInvalid);
+    });
+  }
+
+  /** What the program reads must be the same on all: the kernel leaves that to who attaches. */
+  #agrees({ target }: TypedTarget): boolean {
+    const { target: first } = this.prog.attr;
+    if (first?.prototype === undefined) return true;
+    const why = disagreement(first.prototype, this.#host.targets.prototypeOf(target), this.prog.access);
+    if (why === undefined) return true;
+    this.leaveOut(target, { reason: 'other-types', detail: why }, this.#skipInvalid);
+    return false;
+  }
+
+  /** Attaches `targets` by one link for each BTF object; all or nothing. */
+  #attach(
+    parts: Map<string, Part>,
+    prog: LinuxProg,
+    targets: readonly TypedTarget[],
+    mayLeave: boolean,
+  ): TypedTarget[] {
+    const byModule = new Map<string, TypedTarget[]>();
+    for (const one of targets) {
+      const list = byModule.get(one.target.module);
+      if (list === undefined) byModule.set(one.target.module, [one]);
+      else list.push(one);
+    }
+    const made: { part: Part; fd: Fd }[] = [];
+    const attached: TypedTarget[] = [];
+    try {
+      for (const [module, list] of byModule) {
+        let part = parts.get(module);
+        if (part === undefined) {
+          part = { loaded: prog.loadNative(module), links: [] };
+          parts.set(module, part);
+        }
+        let good: readonly TypedTarget[] = list;
+        let fd = create(prog, part.loaded, list);
+        if (fd === undefined) {
+          // It does not name those that it refuses: halves are tried till they are found.
+          const bad = new Set(bisect(prog, part.loaded, list, mayLeave ? list.length : 1));
+          for (const { target } of bad) this.leaveOut(target, REFUSED, mayLeave);
+          good = list.filter(one => !bad.has(one));
+          fd = good.length === 0 ? undefined : create(prog, part.loaded, good);
+        }
+        if (fd === undefined) continue;
+        part.links.push({ fd, targets: good });
+        made.push({ part, fd });
+        attached.push(...good);
+      }
+      return attached;
+    } catch (cause) {
+      for (const { part, fd } of made.reverse()) {
+        fd.close();
+        part.links.pop();
+      }
+      throw cause;
+    }
+  }
+
+  get missed(): bigint {
+    let missed = 0n;
+    if (!this.detached)
+      for (const { loaded } of this.#parts.values()) missed += progInfo(loaded.fd.number).recursionMisses;
+    return missed;
+  }
+
+  /** The new one is attached to all before the old one goes: the kernel has no way to do it at once. */
+  protected replace(prog: LinuxProg): void {
+    const parts = new Map<string, Part>();
+    try {
+      this.#attach(parts, prog, this.#all(), false);
+    } catch (cause) {
+      this.#letGo(parts);
+      throw cause;
+    }
+    this.#letGo(this.#parts);
+    this.#parts = parts;
+  }
+
+  #all(): TypedTarget[] {
+    return [...this.#parts.values()].flatMap(({ links }) => links.flatMap(({ targets }) => targets));
+  }
+
+  protected close(): void {
+    this.#letGo(this.#parts);
+  }
+
+  #letGo(parts: ReadonlyMap<string, Part>): void {
+    for (const { links } of parts.values()) for (const { fd } of links) fd.close();
+  }
+}
+
+/** Those that the kernel refuses, at most `most` of them. */
+function bisect(
+  prog: LinuxProg,
+  loaded: LoadedProg,
+  list: readonly TypedTarget[],
+  most: number,
+): TypedTarget[] {
+  const found: TypedTarget[] = [];
+  const search = (part: readonly TypedTarget[]): void => {
+    if (part.length === 0 || found.length >= most) return;
+    const fd = create(prog, loaded, part);
+    if (fd !== undefined) fd.close();
+    else if (part.length === 1) found.push(part[0]);
+    else {
+      const middle = part.length >> 1;
+      search(part.slice(0, middle));
+      search(part.slice(middle));
+    }
+  };
+  search(list);
+  return found;
+}
+
+const REFUSED: SkipReason = {
+  reason: 'kernel-refused',
+  detail: 'the kernel does not attach tracing programs to it, and does not say why',
+};
+
+/** One link on all of them; `undefined` where the kernel refuses one. */
+function create(prog: LinuxProg, { fd }: LoadedProg, targets: readonly TypedTarget[]): Fd | undefined {
+  const attr = new Attr()
+    .u32(LINK.prog, fd.number)
+    .u32(LINK.attachType, NATIVE_MULTI[prog.attachType] as number)
+    .pointer(LINK.ids, bytesOf(Uint32Array.from(targets, ({ btfId }) => btfId)))
+    .pointer(LINK.cookies, bytesOf(BigUint64Array.from(targets, ({ cookie }) => BigInt.asUintN(64, cookie))))
+    .u32(LINK.count, targets.length);
+  try {
+    return new Fd(bpf('LINK_CREATE', attr));
+  } catch (cause) {
+    if (cause instanceof SystemError && ['EINVAL', 'ENOENT', 'EBUSY'].includes(errnoName(cause.errno) ?? ''))
+      return undefined;
+    throw refusedBy(cause, `a tracing multi-link of program ${prog.name} to ${targets.length} functions`);
+  }
+}
+
+function bytesOf({ buffer, byteOffset, byteLength }: Uint32Array | BigUint64Array): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength);
+}
