@@ -31,6 +31,8 @@ export default defineConfig({
         test: {
           ...common,
           name: 'vm',
+          testTimeout: 180_000,
+          hookTimeout: 180_000,
           include: ['tests/vm/*.test.ts'],
           sequence: { groupOrder: 2 },
           fileParallelism: false,

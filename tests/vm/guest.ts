@@ -138,7 +138,7 @@ export class Guest {
     return started;
   }
 
-  /** Runs a program to its end. Rejects where it has not ended in time (60 s), after killing it. */
+  /** Runs a program to its end. Rejects where it has not ended in time (120 s), after killing it. */
   async run(argv: readonly string[], options: RunOptions = {}): Promise<GuestRun> {
     return (await this.spawn(argv, options)).waitForEnd(options.timeoutMs);
   }

@@ -6,7 +6,7 @@ export interface RunOptions {
   /** Added to the agent's environment. */
   readonly env?: Readonly<Record<string, string>>;
   readonly cwd?: string;
-  /** The hard limit; 60 s where left out. */
+  /** The hard limit; 120 s where left out. */
   readonly timeoutMs?: number;
   /** Standard input stays open, for `say`. */
   readonly keepInput?: boolean;
@@ -72,7 +72,7 @@ export class GuestProcess {
   }
 
   /** Waits for the end. After `timeoutMs` it is killed with all that it started, and this rejects. */
-  async waitForEnd(timeoutMs = 60_000): Promise<GuestRun> {
+  async waitForEnd(timeoutMs = 120_000): Promise<GuestRun> {
     let timedOut = false;
     const timer = setTimeout(() => {
       timedOut = true;

@@ -24,6 +24,7 @@ import type {
   TracingMultiLink,
 } from '../kernel.js';
 import { Attr, bpf, Fd, refusedBy } from './bpf.js';
+import type { ContextKernel } from './context/rewrite.js';
 import { KernelFunctions } from './functions.js';
 import type { LinuxHost, LinuxOptions } from './host.js';
 import { readKconfig } from './kconfig.js';
@@ -210,6 +211,16 @@ class Host implements LinuxHost, Numbers {
   get targets(): KernelFunctions {
     this.#targets ??= new KernelFunctions(this.types);
     return this.#targets;
+  }
+
+  get contextKernel(): ContextKernel {
+    return {
+      kfunc: name => {
+        const id = this.types.functionId(KERNEL_MODULE, name);
+        return id === undefined ? undefined : OWN_KFUNCS + id;
+      },
+      types: this.types.vmlinux,
+    };
   }
 
   load(request: LoadRequest): LoadedProg {
