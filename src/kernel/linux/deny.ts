@@ -74,6 +74,7 @@ export const NEVER_RETURNING: readonly DeniedFunctions[] = [
       'kthread_complete_and_exit',
       'kthread_exit',
       'make_task_dead',
+      '__module_put_and_kthread_exit',
     ],
     why: 'it ends its thread and never returns: what waits for its return could never be freed',
   },
