@@ -1,5 +1,6 @@
-// `npm test`: set-up on a fresh clone, then types, lint and every test. `--soak` runs the long forms too; other
-// arguments go to vitest (`npm test -- tests/stdio.test.ts`). The last line says what passed, failed and was skipped.
+// `npm test`: set-up on a fresh clone, then types, lint and every test. `--soak` runs the long forms too, `--vm` every
+// kernel that virtual machines are tested with; other arguments go to vitest (`npm test -- tests/stdio.test.ts`). The
+// last line says what passed, failed and was skipped.
 
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
@@ -47,7 +48,12 @@ const PACKAGES = [
   { name: 'python3', commands: ['python3'], used: 'whole programs, dlopen' },
   { name: 'git', commands: ['git'], used: 'whole programs' },
   { name: 'bsdutils', commands: ['script'], used: 'programs on a terminal' },
-  { name: 'util-linux', commands: ['setpriv'], used: 'running without privileges' },
+  { name: 'util-linux', commands: ['setpriv'], used: 'running without privileges, virtual machines' },
+  { name: 'qemu-system-x86', commands: ['qemu-system-x86_64'], used: 'virtual machines' },
+  { name: 'busybox-static', commands: ['busybox'], used: 'virtual machines' },
+  { name: 'zstd', commands: ['zstd'], used: 'unpacking kernels' },
+  { name: 'lz4', commands: ['lz4'], used: 'unpacking kernels' },
+  { name: 'xz-utils', commands: ['xz'], used: 'unpacking kernels' },
 ];
 
 const onPath = command => process.env.PATH.split(delimiter).some(folder => existsSync(join(folder, command)));
@@ -106,7 +112,8 @@ function count(report) {
 
 const given = process.argv.slice(2);
 const soak = given.includes('--soak');
-const passedOn = given.filter(argument => argument !== '--soak');
+const everyKernel = given.includes('--vm');
+const passedOn = given.filter(argument => argument !== '--soak' && argument !== '--vm');
 
 installDependencies();
 installPackages();
@@ -123,7 +130,7 @@ const statuses = [
     soak ? 'tests, long forms too' : 'tests',
     'vitest/vitest.mjs',
     ['run', '--reporter=default', '--reporter=json', `--outputFile.json=${REPORT}`, ...passedOn],
-    soak ? { MULTITRACE_SOAK: '1' } : {},
+    { ...(soak && { MULTITRACE_SOAK: '1' }), ...(everyKernel && { MULTITRACE_VM: 'all' }) },
   ),
 ];
 

@@ -2,20 +2,19 @@
  * `multitrace count`: how often each function is called.
  */
 
-import type { ProcessKernel } from '../kernel/process/machine.js';
+import type { Kernel } from '../kernel/kernel.js';
 import { SelectorSet } from '../process/symbols/selector.js';
 import { Counter, type FunctionCount } from '../tools/count.js';
-import type { What } from './options.js';
+import type { What } from './machine.js';
 import { grouped, note, print, table } from './output.js';
 import {
+  attachedText,
   type EndedSession,
-  exitAsJson,
   followSession,
-  roundMs,
   SelectorTool,
   type SessionOptions,
+  sessionAsJson,
   sessionStatus,
-  skippedAsJson,
   tellSkipped,
 } from './selector_tool.js';
 
@@ -26,7 +25,10 @@ export interface CountOptions extends SessionOptions {
   readonly all?: boolean;
 }
 
-/** Counts over all programs of a session. */
+/** What is done with functions, and by what. */
+const DONE = { process: 'counted by one program through one link', kernel: 'counted' } as const;
+
+/** Counts over all machines of a session. */
 class CountTool extends SelectorTool<Counter> {
   readonly #selectors: SelectorSet;
   readonly #past = new Map<string, FunctionCount>();
@@ -36,7 +38,7 @@ class CountTool extends SelectorTool<Counter> {
     this.#selectors = selectors;
   }
 
-  protected attach(kernel: ProcessKernel, attaching: (functions: number) => void): Counter {
+  protected attach(kernel: Kernel, attaching: (functions: number) => void): Counter {
     return new Counter(kernel, this.#selectors, attaching);
   }
 
@@ -84,7 +86,7 @@ export async function count(
   options: CountOptions,
 ): Promise<number> {
   const tool = new CountTool(SelectorSet.parse(selectorTexts));
-  const ended = await followSession(tool, selectorTexts, what, options, 'counting', pid => {
+  const ended = await followSession(tool, selectorTexts, what, options, 'counting', ({ pid }) => {
     if (options.interval === undefined) return () => {};
     const timer = everyInterval(tool, pid, options, options.interval);
     return () => clearInterval(timer);
@@ -95,7 +97,7 @@ export async function count(
 
 function everyInterval(
   tool: CountTool,
-  pid: number,
+  pid: number | undefined,
   options: CountOptions,
   interval: number,
 ): NodeJS.Timeout {
@@ -110,7 +112,9 @@ function everyInterval(
     before = now;
     const shown = chosen(sorted(since), options);
     if (options.json)
-      print(`${JSON.stringify({ command: 'count', pid, interval, functions: shown.map(asJson) })}\n`);
+      print(
+        `${JSON.stringify({ command: 'count', pid: pid ?? null, interval, functions: shown.map(asJson) })}\n`,
+      );
     else print(`\n${new Date().toISOString().slice(11, 19)}\n${countTable(shown)}`);
   }, interval * 1000);
 }
@@ -143,14 +147,7 @@ function report(tool: CountTool, ended: EndedSession, options: CountOptions): vo
   if (options.json) {
     const object = {
       command: 'count',
-      pid: ended.pid,
-      exit: exitAsJson(ended),
-      matched: tool.matched,
-      attached: tool.attached,
-      skipped: skippedAsJson(tool.skipped),
-      attachMs: roundMs(tool.attachMs),
-      pauseMs: roundMs(tool.pauseMs),
-      missed: Number(tool.missed),
+      ...sessionAsJson(tool, ended),
       functions: shown.map(asJson),
     };
     print(`${JSON.stringify(object)}\n`);
@@ -159,8 +156,7 @@ function report(tool: CountTool, ended: EndedSession, options: CountOptions): vo
     const calls = called.reduce((sum, row) => sum + row.count, 0n);
     print(`\n${countTable(shown)}\n`);
     note(
-      `${grouped(tool.attached)} of ${grouped(tool.matched)} functions counted by one program through one link` +
-        ` (attached in ${Math.round(tool.attachMs)} ms, the process stood still for ${tool.pauseMs.toFixed(1)} ms);` +
+      `${attachedText(tool, ended, DONE[ended.session.machine])};` +
         ` ${grouped(called.length)} of them were called, ${grouped(calls)} times in all`,
     );
   }

@@ -4,19 +4,18 @@
  * a process that is started for it and ends before its own code runs.
  */
 
-import { constants } from 'node:os';
 import { disassembleInstruction } from '../bpf/disassemble.js';
 import { kfuncName } from '../bpf/kfuncs.js';
 import { layoutOf } from '../bpf/layout.js';
 import { BpfError } from '../kernel/errno.js';
-import type { LineInfo } from '../kernel/kernel.js';
-import type { ProcessKernel } from '../kernel/process/machine.js';
-import { Session, type SessionTool } from '../kernel/process/session.js';
+import type { Kernel, LineInfo } from '../kernel/kernel.js';
+import { Session } from '../kernel/process/session.js';
+import type { SessionTool } from '../kernel/session.js';
 import { BpfObject } from '../libbpf/object.js';
 import type { ObjectProgram } from '../libbpf/object_program.js';
 import { listCode } from '../x86/listing.js';
+import type { ProcessWhat } from './machine.js';
 import { applySettings, type ObjectSettings } from './object_settings.js';
-import type { What } from './options.js';
 import { note, print } from './output.js';
 
 export interface DumpOptions extends ObjectSettings {
@@ -26,7 +25,11 @@ export interface DumpOptions extends ObjectSettings {
 /** A process to load into: any dynamic program does. */
 const SCRATCH = ['/bin/true'];
 
-export async function dump(file: string, what: What | undefined, options: DumpOptions): Promise<number> {
+export async function dump(
+  file: string,
+  what: ProcessWhat | undefined,
+  options: DumpOptions,
+): Promise<number> {
   const object = BpfObject.open(file);
   applySettings([object], options);
   if (options.program !== undefined) {
@@ -38,7 +41,7 @@ export async function dump(file: string, what: What | undefined, options: DumpOp
   let failure: unknown;
   let session: Session | undefined;
   const tool: SessionTool = {
-    opened(kernel: ProcessKernel) {
+    opened(kernel: Kernel) {
       if (text !== undefined || failure !== undefined) return;
       try {
         // What names functions that this process does not have is verified for opaque ones.
@@ -52,7 +55,7 @@ export async function dump(file: string, what: What | undefined, options: DumpOp
       } finally {
         object.destroy();
       }
-      if (session?.process.isChild) session.process.kill(constants.signals.SIGKILL);
+      session?.killCommand();
     },
     modulesChanged: () => {},
     closed: () => {},
@@ -63,7 +66,7 @@ export async function dump(file: string, what: What | undefined, options: DumpOp
     session.stop();
   } else {
     session = Session.start(what?.command ?? SCRATCH, tool, { stdout: 2 });
-    if (text !== undefined || failure !== undefined) session.process.kill(constants.signals.SIGKILL);
+    if (text !== undefined || failure !== undefined) session.killCommand();
   }
   await session.end;
   if (failure !== undefined) throw failure;

@@ -2,7 +2,7 @@
  * `multitrace latency`: how long functions take.
  */
 
-import type { ProcessKernel } from '../kernel/process/machine.js';
+import type { Kernel } from '../kernel/kernel.js';
 import { SelectorSet } from '../process/symbols/selector.js';
 import { parseDuration, parseResultFilter, parseTids } from '../tools/filters.js';
 import { measureOverhead, type Overhead } from '../tools/latency/calibrate.js';
@@ -18,17 +18,16 @@ import {
 import { type FunctionLatency, Latency } from '../tools/latency/latency.js';
 import type { LatencyFilters } from '../tools/latency/program.js';
 import { durationText } from '../tools/trace/call_text.js';
-import type { What } from './options.js';
+import { isKernel, type What } from './machine.js';
 import { grouped, note, print, table } from './output.js';
 import {
+  attachedText,
   type EndedSession,
-  exitAsJson,
   followSession,
-  roundMs,
   SelectorTool,
   type SessionOptions,
+  sessionAsJson,
   sessionStatus,
-  skippedAsJson,
   tellSkipped,
 } from './selector_tool.js';
 
@@ -45,7 +44,10 @@ export interface LatencyOptions extends SessionOptions {
   readonly tid?: string;
 }
 
-/** Durations over all programs of a session. */
+/** What is done with functions, and by what. */
+const DONE = { process: 'timed by one program through one link', kernel: 'timed' } as const;
+
+/** Durations over all machines of a session. */
 class LatencyTool extends SelectorTool<Latency> {
   readonly #selectors: SelectorSet;
   readonly #filters: LatencyFilters;
@@ -57,7 +59,7 @@ class LatencyTool extends SelectorTool<Latency> {
     this.#filters = filters;
   }
 
-  protected attach(kernel: ProcessKernel, attaching: (functions: number) => void): Latency {
+  protected attach(kernel: Kernel, attaching: (functions: number) => void): Latency {
     return new Latency(kernel, this.#selectors, this.#filters, attaching);
   }
 
@@ -123,18 +125,18 @@ export async function latency(
     ...(options.retval === undefined ? {} : { result: parseResultFilter(options.retval) }),
   };
   const tool = new LatencyTool(SelectorSet.parse(selectorTexts), filters);
-  const ended = await followSession(tool, selectorTexts, what, options, 'timing', pid => {
+  const ended = await followSession(tool, selectorTexts, what, options, 'timing', ({ pid }) => {
     if (options.interval === undefined) return () => {};
     const timer = everyInterval(tool, pid, options, options.interval);
     return () => clearInterval(timer);
   });
-  report(tool, ended, options, measureOverhead());
+  report(tool, ended, options, isKernel(what) ? undefined : measureOverhead());
   return sessionStatus(tool, selectorTexts, ended);
 }
 
 function everyInterval(
   tool: LatencyTool,
-  pid: number,
+  pid: number | undefined,
   options: LatencyOptions,
   interval: number,
 ): NodeJS.Timeout {
@@ -148,7 +150,7 @@ function everyInterval(
     const shown = options.top === undefined ? fresh : fresh.slice(0, options.top);
     if (options.json)
       print(
-        `${JSON.stringify({ command: 'latency', pid, interval, functions: shown.map(row => asJson(row, options)) })}\n`,
+        `${JSON.stringify({ command: 'latency', pid: pid ?? null, interval, functions: shown.map(row => asJson(row, options)) })}\n`,
       );
     else print(`\n${new Date().toISOString().slice(11, 19)}\n${shownAs(fresh, shown, options)}`);
   }, interval * 1000);
@@ -232,14 +234,7 @@ function report(
   if (options.json) {
     const object = {
       command: 'latency',
-      pid: ended.pid,
-      exit: exitAsJson(ended),
-      matched: tool.matched,
-      attached: tool.attached,
-      skipped: skippedAsJson(tool.skipped),
-      attachMs: roundMs(tool.attachMs),
-      pauseMs: roundMs(tool.pauseMs),
-      missed: Number(tool.missed),
+      ...sessionAsJson(tool, ended),
       overhead:
         overhead === undefined
           ? null
@@ -252,15 +247,15 @@ function report(
     const calls = rows.reduce((all, row) => all + row.calls, 0);
     print(`\n${shownAs(rows, shown, options)}\n`);
     note(
-      `${grouped(tool.attached)} of ${grouped(tool.matched)} functions timed by one program through one link` +
-        ` (attached in ${Math.round(tool.attachMs)} ms, the process stood still for ${tool.pauseMs.toFixed(1)} ms);` +
+      `${attachedText(tool, ended, DONE[ended.session.machine])};` +
         ` ${grouped(rows.length)} of them were called, ${grouped(calls)} times in all`,
     );
-    note(
-      overhead === undefined
-        ? 'what tracing adds to a call could not be measured: there is no folder to run a program from'
-        : `each traced call costs about ${durationText(overhead.perCall)}, of which ${durationText(overhead.measured)} are inside the measured time`,
-    );
+    if (ended.session.machine === 'process')
+      note(
+        overhead === undefined
+          ? 'what tracing adds to a call could not be measured: there is no folder to run a program from'
+          : `each traced call costs about ${durationText(overhead.perCall)}, of which ${durationText(overhead.measured)} are inside the measured time`,
+      );
     if (tool.missed > 0n) note(`${grouped(tool.missed)} calls could not be timed: too many were under way`);
   }
   tellSkipped(tool.skipped, 'timed', options);

@@ -2,35 +2,65 @@
  * `multitrace list`: which functions the selectors match, and whether and where each can be attached.
  */
 
-import { constants } from 'node:os';
 import { basename } from 'node:path';
 import { ElfFile } from '../elf/file.js';
 import { BpfError } from '../kernel/errno.js';
-import type { TargetCheck } from '../kernel/kernel.js';
+import type { Kernel, TargetCheck } from '../kernel/kernel.js';
 import { checkFunctions } from '../kernel/process/ftrace/check.js';
 import { sitesOf } from '../kernel/process/ftrace/module_sites.js';
-import type { ProcessKernel } from '../kernel/process/machine.js';
-import { Session, type SessionTool } from '../kernel/process/session.js';
+import type { SessionTool, TracingSession } from '../kernel/session.js';
 import { SelectorSet } from '../process/symbols/selector.js';
-import type { What } from './options.js';
+import {
+  isKernel,
+  type MachineOptions,
+  meansKernel,
+  openSession,
+  type What,
+  whatToTrace,
+} from './machine.js';
 import { grouped, note, print, table } from './output.js';
 
-export interface ListOptions {
+export interface ListOptions extends MachineOptions {
   readonly json?: boolean;
+  /** A file that nothing runs. */
+  readonly file?: string;
+}
+
+/** What is looked at. Throws EINVAL for what goes not together. */
+function whatToList(
+  options: ListOptions,
+  command: readonly string[] | undefined,
+  selectors: readonly string[],
+): What | { readonly file: string } {
+  const { file, pid } = options;
+  if (meansKernel(options, selectors)) {
+    const only = file !== undefined ? '--file' : command !== undefined ? 'a command' : undefined;
+    if (only !== undefined)
+      throw new BpfError('EINVAL', `these are functions of the kernel, which is there: leave out ${only}`);
+  } else if (file !== undefined) {
+    if (pid !== undefined || command !== undefined)
+      throw new BpfError('EINVAL', 'give only one of --file, -p and a command after --');
+    return { file };
+  }
+  return whatToTrace(options, command, selectors);
 }
 
 /** Runs the command; the exit status. */
 export async function list(
   selectorTexts: readonly string[],
-  what: What | { readonly file: string },
+  command: readonly string[] | undefined,
   options: ListOptions,
 ): Promise<number> {
+  const what = whatToList(options, command, selectorTexts);
   const selectors = SelectorSet.parse(selectorTexts);
-  const checks = 'file' in what ? listFile(what.file, selectors) : await listProcess(what, selectors);
+  const checks = 'file' in what ? listFile(what.file, selectors) : await listMachine(what, selectors);
+  const kernel = 'kernel' in what;
   if (checks.length === 0)
     throw new BpfError(
       'ENOENT',
-      `no function matched ${selectorTexts.join(' ')}; a library's functions are LIBRARY:FUNCTION, those of the program itself have no prefix`,
+      kernel
+        ? `no function of the kernel matched ${selectorTexts.join(' ')}; a kernel module's functions are MODULE:FUNCTION`
+        : `no function matched ${selectorTexts.join(' ')}; a library's functions are LIBRARY:FUNCTION, those of the program itself have no prefix`,
     );
   const attachable = checks.filter(check => check.site !== undefined).length;
   if (options.json) {
@@ -44,13 +74,15 @@ export async function list(
       reason: refused?.reason ?? null,
       detail: refused?.detail ?? null,
     }));
-    print(`${JSON.stringify({ command: 'list', matched: checks.length, attachable, functions })}\n`);
+    print(
+      `${JSON.stringify({ command: 'list', machine: kernel ? 'kernel' : 'process', matched: checks.length, attachable, functions })}\n`,
+    );
     return 0;
   }
   const rows = checks.map(({ target, site, refused }) => [
     hex(target.address),
     String(target.size),
-    site === undefined ? '-' : `${site.kind}+${site.address - target.address}`,
+    site === undefined ? '-' : kernel ? site.kind : `${site.kind}+${site.address - target.address}`,
     target.module,
     refused === undefined ? target.name : `${target.name}   (${refused.reason}: ${refused.detail})`,
   ]);
@@ -85,12 +117,12 @@ function listFile(path: string, selectors: SelectorSet): TargetCheck[] {
   });
 }
 
-async function listProcess(what: What, selectors: SelectorSet): Promise<TargetCheck[]> {
+async function listMachine(what: What, selectors: SelectorSet): Promise<TargetCheck[]> {
   let checks: TargetCheck[] | undefined;
-  const look = (kernel: ProcessKernel): void => {
+  const look = (kernel: Kernel): void => {
     checks ??= kernel.check(kernel.functions(selectors));
     // None of a command's code has run, and none shall.
-    if (session?.process.isChild) session.process.kill(constants.signals.SIGKILL);
+    session?.killCommand();
   };
   const tool: SessionTool = {
     opened: look,
@@ -98,10 +130,10 @@ async function listProcess(what: What, selectors: SelectorSet): Promise<TargetCh
     closed: () => {},
     refused: error => note(error.message),
   };
-  let session: Session | undefined;
-  session = 'pid' in what ? Session.attach(what.pid, tool) : Session.start(what.command, tool);
-  if ('pid' in what) session.stop();
-  else if (checks !== undefined) session.process.kill(constants.signals.SIGKILL);
+  let session: TracingSession | undefined;
+  session = await openSession(what, tool);
+  if (isKernel(what) || 'pid' in what) session.stop();
+  else if (checks !== undefined) session.killCommand();
   await session.end;
   if (checks === undefined) throw new BpfError('ESRCH', 'the command ended before its program was there');
   return checks;

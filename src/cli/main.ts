@@ -9,18 +9,11 @@ import type { BenchOptions } from './bench.js';
 import { type CountOptions, count } from './count.js';
 import { demo } from './demo.js';
 import type { DumpOptions } from './dump.js';
+import type { FeaturesOptions } from './features.js';
 import type { LatencyOptions } from './latency.js';
 import { type ListOptions, list } from './list.js';
-import {
-  collect,
-  EXIT_USAGE,
-  logLevel,
-  positiveInteger,
-  seconds,
-  splitCommand,
-  tell,
-  whatToTrace,
-} from './options.js';
+import { MACHINES, type MachineOptions, processToTrace, WAYS, whatToTrace } from './machine.js';
+import { collect, EXIT_USAGE, logLevel, positiveInteger, seconds, splitCommand, tell } from './options.js';
 import { note, print, printError } from './output.js';
 import type { RunOptions } from './run.js';
 import type { TraceOptions } from './trace.js';
@@ -28,7 +21,9 @@ import type { VerifyOptions } from './verify.js';
 
 const SELECTORS = `
 A selector is [MODULE:]FUNCTION, both globs (* ? [a-z]). MODULE is a file's name with or without
-.so and version (libcrypto:EVP_*); without it the main program is meant. !SELECTOR excludes.`;
+.so and version (libcrypto:EVP_*); without it the main program is meant. !SELECTOR excludes.
+kernel:FUNCTION is a function of the running kernel, MODULE:FUNCTION beside it one of a kernel module;
+a COMMAND is optional then, and says how long to trace.`;
 
 const LOG =
   "print the verifier's log: 1 the path that was refused, 2 every instruction, 4 statistics alone, or a sum";
@@ -68,7 +63,23 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
       .copyInheritedSettings(program)
       .showHelpAfterError(`(multitrace ${sub.name()} --help shows its options)`);
 
-  inherit(program.command('count'))
+  /** Commands that work on both machines. */
+  const onMachines = (sub: Command): Command =>
+    sub
+      .addOption(
+        new Option(
+          '--machine <machine>',
+          "'kernel' traces the running kernel, as kernel:FUNCTION does",
+        ).choices(MACHINES),
+      )
+      .addOption(new Option('--way <way>', 'the kernel: attach in this way, and no other').choices(WAYS))
+      .option(
+        '--max-links <n>',
+        'the kernel: at most n functions with a link of their own (1000 where left out)',
+        positiveInteger,
+      );
+
+  onMachines(inherit(program.command('count')))
     .summary('count the calls of functions')
     .description('Counts the calls of every function that the selectors match.')
     .usage('SELECTOR... [options] (-- COMMAND [ARG...] | -p PID)')
@@ -84,11 +95,11 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
       'after',
       `${SELECTORS}\n\nThe exit status is the command's; 1 where something failed, 2 for bad usage.`,
     )
-    .action((selectors: string[], options: CountOptions & { pid?: number }) =>
-      done(run(() => count(selectors, whatToTrace(options.pid, command), options))),
+    .action((selectors: string[], options: CountOptions & MachineOptions) =>
+      done(run(() => count(selectors, whatToTrace(options, command, selectors), options))),
     );
 
-  inherit(program.command('trace'))
+  onMachines(inherit(program.command('trace')))
     .summary('print live trees of calls')
     .description(
       'Prints trees of calls of the functions that the selectors match, with arguments (where the module has types),' +
@@ -125,16 +136,17 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
       'after',
       `${SELECTORS}\n\nThe exit status is the command's; 1 where something failed, 2 for bad usage.`,
     )
-    .action((selectors: string[], options: TraceOptions & { pid?: number }) =>
+    .action((selectors: string[], options: TraceOptions & MachineOptions) =>
       done(
         run(async () => {
           const { trace } = await import('./trace.js');
-          return trace(selectors, whatToTrace(options.pid, command), options);
+          const all = [...selectors, ...(options.entry ?? [])];
+          return trace(selectors, whatToTrace(options, command, all), options);
         }),
       ),
     );
 
-  inherit(program.command('latency'))
+  onMachines(inherit(program.command('latency')))
     .summary('time functions')
     .description(
       'Prints how long calls of the functions that the selectors match take: calls, total, mean, median, 99th percentile' +
@@ -161,16 +173,16 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
       'after',
       `${SELECTORS}\n\nThe exit status is the command's; 1 where something failed, 2 for bad usage.`,
     )
-    .action((selectors: string[], options: LatencyOptions & { pid?: number }) =>
+    .action((selectors: string[], options: LatencyOptions & MachineOptions) =>
       done(
         run(async () => {
           const { latency } = await import('./latency.js');
-          return latency(selectors, whatToTrace(options.pid, command), options);
+          return latency(selectors, whatToTrace(options, command, selectors), options);
         }),
       ),
     );
 
-  inherit(program.command('list'))
+  onMachines(inherit(program.command('list')))
     .summary('list functions and whether they can be attached')
     .description(
       'Lists every function that the selectors match, where its patch site is, or why it has none.',
@@ -184,23 +196,11 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
       'after',
       `${SELECTORS}\n\nA COMMAND is started, looked at with its libraries loaded, and ended before its code runs.`,
     )
-    .action((selectors: string[], options: ListOptions & { pid?: number; file?: string }) =>
-      done(
-        run(() => {
-          const { file } = options;
-          if (file === undefined) return list(selectors, whatToTrace(options.pid, command), options);
-          if (options.pid !== undefined || command !== undefined)
-            throw new CommanderError(
-              EXIT_USAGE,
-              'multitrace.what',
-              'give only one of --file, -p and a command after --',
-            );
-          return list(selectors, { file }, options);
-        }),
-      ),
+    .action((selectors: string[], options: ListOptions) =>
+      done(run(() => list(selectors, command, options))),
     );
 
-  inherit(program.command('run'))
+  onMachines(inherit(program.command('run')))
     .summary('load BPF objects that clang compiled, and attach them')
     .description(
       'Loads BPF objects, attaches their programs to the functions that their sections name, prints what they print,' +
@@ -220,11 +220,11 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
     .option('--json', 'print one JSON object on standard output at the end')
     .option('-v, --verbose', 'name each function that can not be attached, and why')
     .addHelpText('after', SECTIONS)
-    .action((files: string[], options: RunOptions & { pid?: number }) =>
+    .action((files: string[], options: RunOptions) =>
       done(
         run(async () => {
           const { run: runFiles } = await import('./run.js');
-          return runFiles(files, whatToTrace(options.pid, command), options);
+          return runFiles(files, command, options);
         }),
       ),
     );
@@ -246,7 +246,7 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
         run(async () => {
           const { dump } = await import('./dump.js');
           const here = options.pid === undefined && command === undefined;
-          return dump(file, here ? undefined : whatToTrace(options.pid, command), options);
+          return dump(file, here ? undefined : processToTrace(options.pid, command), options);
         }),
       ),
     );
@@ -274,6 +274,22 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
         run(async () => {
           const { verify } = await import('./verify.js');
           return verify(files, options);
+        }),
+      ),
+    );
+
+  inherit(program.command('features'))
+    .summary('print what the running kernel offers for tracing it')
+    .description(
+      'Prints what the running kernel offers for tracing it, tried one by one, and by which way one program would get onto' +
+        ' many functions of the kernel. Nothing stays loaded or attached.',
+    )
+    .option('--json', 'print one JSON object on standard output')
+    .action((options: FeaturesOptions) =>
+      done(
+        run(async () => {
+          const { features } = await import('./features.js');
+          return features(options);
         }),
       ),
     );

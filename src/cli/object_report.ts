@@ -9,7 +9,7 @@ import type { BpfObject } from '../libbpf/object.js';
 import type { ObjectMap } from '../libbpf/object_map.js';
 import type { TypedMap } from '../libbpf/typed_map.js';
 import { grouped, table } from './output.js';
-import type { Symbolizer } from './symbolize.js';
+import type { AddressNames } from './symbolize.js';
 
 /** More rows than this are for `--json`. */
 const MAX_ROWS = 50;
@@ -143,7 +143,7 @@ function valueText(live: TypedMap, bytes: Uint8Array): string {
 }
 
 /** A map as a table with its heading; nothing for one that is empty. */
-export function formatEntries({ name, type, rows, more }: MapReport, symbolizer: Symbolizer): string {
+export function formatEntries({ name, type, rows, more }: MapReport, symbolizer: AddressNames): string {
   if (rows.length === 0) return '';
   const shown = rows.map(([key, value]) => [symbolizer.annotate(key), symbolizer.annotate(value)]);
   const heading = `\n${name} (${mapTypeName(type) ?? type})\n`;
@@ -168,7 +168,7 @@ export function globalsOf(objects: readonly BpfObject[]): Record<string, Record<
 }
 
 /** Variables that programs can change, as a table. */
-export function formatGlobals(objects: readonly BpfObject[], symbolizer: Symbolizer): string {
+export function formatGlobals(objects: readonly BpfObject[], symbolizer: AddressNames): string {
   const rows: string[][] = [];
   for (const object of objects)
     for (const section of object.sections) {

@@ -1,14 +1,12 @@
 /**
- * BPF objects over all programs of a session: loaded into each, attached as libraries come, read live and at the end.
+ * BPF objects over all machines of a session: loaded into each, attached as libraries come, read live and at the end.
  * What maps and variables hold goes along when the process execs another program.
  */
 
-import { constants } from 'node:os';
 import { MAP_TYPE } from '../bpf/map_type.js';
 import type { BpfError } from '../kernel/errno.js';
-import type { SkippedFunction } from '../kernel/kernel.js';
-import type { ProcessKernel } from '../kernel/process/machine.js';
-import type { Session, SessionTool } from '../kernel/process/session.js';
+import type { Kernel, SkippedFunction, TracingMultiLink, Way } from '../kernel/kernel.js';
+import type { SessionTool, TracingSession } from '../kernel/session.js';
 import type { BtfValue } from '../libbpf/codec.js';
 import type { BpfObject, ObjectSnapshot } from '../libbpf/object.js';
 import type { ObjectMap } from '../libbpf/object_map.js';
@@ -16,7 +14,8 @@ import type { Pins } from '../libbpf/pins.js';
 import type { RingBuffer } from '../libbpf/ring_buffer.js';
 import type { SelectorSet } from '../process/symbols/selector.js';
 import { formatEntries, type MapReport, readMap } from './object_report.js';
-import type { Symbolizer } from './symbolize.js';
+import { waysOf } from './selector_tool.js';
+import type { AddressNames } from './symbolize.js';
 
 /** Records that are taken before others have their turn. */
 const BATCH = 4096;
@@ -48,7 +47,7 @@ export interface ObjectToolOptions {
   readonly logLevel: number;
   /** Programs' runs are counted, and timed. */
   readonly stats: boolean;
-  readonly symbolizer: Symbolizer;
+  readonly symbolizer: AddressNames;
   /** A line that a program printed, or a record as text. */
   line(text: string): void;
   /** Keep records as values, for the end. */
@@ -62,14 +61,15 @@ export class ObjectTool implements SessionTool {
   readonly #programs = new Map<string, ProgramReport>();
   #carried: readonly ObjectSnapshot[] = [];
   #rings: { readonly map: ObjectMap; readonly ring: RingBuffer }[] = [];
-  #kernel: ProcessKernel | undefined;
+  #kernel: Kernel | undefined;
+  #ways: readonly Way[] = [];
   #timer: NodeJS.Timeout | undefined;
   #failure: unknown;
   readonly #kept = new Map<string, BtfValue[]>();
   readonly #dropped = new Map<string, bigint>();
   #maps: readonly MapReport[] = [];
   /** Set when there is one: a command that can't be traced from its start is ended. */
-  session: Session | undefined;
+  session: TracingSession | undefined;
 
   constructor(objects: readonly BpfObject[], options: ObjectToolOptions) {
     this.objects = objects;
@@ -88,11 +88,11 @@ export class ObjectTool implements SessionTool {
         });
   }
 
-  opened(kernel: ProcessKernel): void {
+  opened(kernel: Kernel, pid?: number): void {
     this.#options.symbolizer.forget();
-    this.#options.symbolizer.look(kernel.process.pid);
+    this.#options.symbolizer.look(pid);
     const first = this.#carried.length === 0;
-    kernel.allowModifyReturn = this.#options.allowModify;
+    if (this.#options.allowModify !== undefined) kernel.allowModifyReturn = this.#options.allowModify;
     try {
       if (this.#options.stats) kernel.enableStats();
       for (const [i, object] of this.objects.entries()) {
@@ -110,15 +110,15 @@ export class ObjectTool implements SessionTool {
       for (const object of this.objects) object.destroy();
       this.#failure = cause;
       // A command was asked for with its programs; none of its own code has run.
-      if (first && this.session?.process.isChild) this.session.process.kill(constants.signals.SIGKILL);
+      if (first) this.session?.killCommand();
       throw cause;
     }
     this.#kernel = kernel;
     this.#startReaders();
   }
 
-  modulesChanged(kernel: ProcessKernel): void {
-    this.#options.symbolizer.look(kernel.process.pid);
+  modulesChanged(kernel: Kernel, pid?: number): void {
+    this.#options.symbolizer.look(pid);
     if (this.#kernel !== undefined) this.#attach(kernel);
   }
 
@@ -129,7 +129,7 @@ export class ObjectTool implements SessionTool {
           this.#options.note(`program ${program.name}:\n${program.prog.log}`);
   }
 
-  #attach(kernel: ProcessKernel): void {
+  #attach(kernel: Kernel): void {
     for (const object of this.objects) object.attach();
     if (kernel.mayPrint) this.#timer ??= setInterval(() => this.#printTrace(kernel), TRACE_MS);
   }
@@ -169,7 +169,7 @@ export class ObjectTool implements SessionTool {
     }, limit);
   }
 
-  #printTrace(kernel: ProcessKernel): void {
+  #printTrace(kernel: Kernel): void {
     for (const line of kernel.readTrace()) this.#options.line(line.replace(/\n+$/, ''));
   }
 
@@ -178,12 +178,13 @@ export class ObjectTool implements SessionTool {
     this.session?.stop();
   }
 
-  closed(kernel: ProcessKernel): void {
+  closed(kernel: Kernel): void {
     clearInterval(this.#timer);
     this.#timer = undefined;
     if (this.#kernel !== kernel) return;
     this.#kernel = undefined;
     this.#printTrace(kernel);
+    this.#ways = this.#waysNow();
     for (const { map, ring } of this.#rings) {
       this.#take(map, ring);
       this.#dropped.set(map.name, (this.#dropped.get(map.name) ?? 0n) + ring.dropped);
@@ -225,6 +226,18 @@ export class ObjectTool implements SessionTool {
     for (const report of this.#programs.values()) attached += report.attached;
     for (const object of this.objects) for (const program of object.programs) attached += program.attached;
     return attached;
+  }
+
+  /** By which ways programs are on their functions. */
+  get ways(): readonly Way[] {
+    return this.#kernel === undefined ? this.#ways : this.#waysNow();
+  }
+
+  #waysNow(): Way[] {
+    const links = this.objects.flatMap(({ programs }) => programs.flatMap(program => program.links));
+    return links.flatMap(link =>
+      link.kind === 'tracing' ? ['tracing' as const] : waysOf([link as TracingMultiLink]),
+    );
   }
 
   get programs(): readonly ProgramReport[] {

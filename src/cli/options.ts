@@ -51,22 +51,6 @@ export function collect(text: string, before: readonly string[] | undefined): re
   return [...(before ?? []), text];
 }
 
-/** What is traced. */
-export type What = { readonly command: readonly string[] } | { readonly pid: number };
-
-/** Takes `-p` or the command, exactly one. */
-export function whatToTrace(pid: number | undefined, command: readonly string[] | undefined): What {
-  if (pid !== undefined && command !== undefined)
-    throw new BpfError('EINVAL', 'both -p and a command after -- are given; give one of them');
-  if (pid !== undefined) return { pid };
-  if (command === undefined || command.length === 0)
-    throw new BpfError(
-      'EINVAL',
-      'nothing to trace: give a running process with -p PID, or a command after --',
-    );
-  return { command };
-}
-
 /** Some numbers have two names; the first is the usual one (SIGABRT, not SIGIOT). */
 const signalNames = new Map<number, string>(
   Object.entries(constants.signals)

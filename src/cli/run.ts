@@ -4,20 +4,31 @@
  */
 
 import { BpfError } from '../kernel/errno.js';
-import { Session, type SessionEnd } from '../kernel/process/session.js';
+import type { SessionEnd, TracingSession } from '../kernel/session.js';
 import { BpfObject } from '../libbpf/object.js';
 import { Pins } from '../libbpf/pins.js';
 import { SelectorSet } from '../process/symbols/selector.js';
 import { type Json, toJson } from './json.js';
+import { KernelSymbolizer } from './kernel_symbols.js';
+import {
+  isKernel,
+  type MachineOptions,
+  meansKernel,
+  namesKernel,
+  openSession,
+  type What,
+  whatToTrace,
+} from './machine.js';
 import { formatGlobals, globalsOf } from './object_report.js';
 import { applySettings, type ObjectSettings } from './object_settings.js';
 import { ObjectTool } from './object_tool.js';
-import { EXIT_FAILURE, exitCodeOf, signalName, tell, type What } from './options.js';
+import { EXIT_FAILURE, exitCodeOf, signalName, tell } from './options.js';
 import { grouped, note, print, printError, table } from './output.js';
+import { byWays } from './selector_tool.js';
 import { stopOnSignals } from './session_end.js';
-import { Symbolizer } from './symbolize.js';
+import { type AddressNames, Symbolizer } from './symbolize.js';
 
-export interface RunOptions extends ObjectSettings {
+export interface RunOptions extends ObjectSettings, MachineOptions {
   /** Seconds. */
   readonly duration?: number;
   readonly json?: boolean;
@@ -33,14 +44,19 @@ export interface RunOptions extends ObjectSettings {
 }
 
 /** Runs the command; the exit status. */
-export async function run(files: readonly string[], what: What, options: RunOptions): Promise<number> {
+export async function run(
+  files: readonly string[],
+  command: readonly string[] | undefined,
+  options: RunOptions,
+): Promise<number> {
   // A file that can't be read is told before anything is started.
   const objects = files.map(file => BpfObject.open(file));
   applySettings(objects, options);
   for (const object of objects)
     for (const { autoload, spec } of object.programs) if (autoload && spec.refused) throw spec.refused;
+  const what = whatToRun(objects, command, options);
   const pins = new Pins(options.pinDir);
-  const symbolizer = new Symbolizer();
+  const symbolizer = isKernel(what) ? new KernelSymbolizer() : new Symbolizer();
   const tool = new ObjectTool(objects, {
     pins,
     symbolizer,
@@ -52,22 +68,22 @@ export async function run(files: readonly string[], what: What, options: RunOpti
     keep: options.json === true,
     note,
   });
-  let session: Session;
+  let session: TracingSession;
   try {
-    session =
-      'pid' in what
-        ? Session.attach(what.pid, tool)
-        : Session.start(what.command, tool, options.json ? { stdout: 2 } : {});
+    session = await openSession(what, tool, options.json ? { stdout: 2 } : {});
   } catch (cause) {
     return tellRefusal(cause);
   }
   tool.session = session;
-  const { pid } = session.process;
   const over = stopOnSignals(session, options.duration);
-  if (!options.json && 'pid' in what)
+  if (!options.json && !('command' in what)) {
+    const where = isKernel(what)
+      ? `the kernel attached ${byWays(tool.ways)}`
+      : `process ${what.pid} attached`;
     note(
-      `${grouped(tool.attached)} functions of process ${pid} attached${options.duration === undefined ? ', Ctrl-C ends' : ''}`,
+      `${grouped(tool.attached)} functions of ${where}${options.duration === undefined ? ', Ctrl-C ends' : ''}`,
     );
+  }
 
   let end: SessionEnd;
   try {
@@ -78,10 +94,9 @@ export async function run(files: readonly string[], what: What, options: RunOpti
   } finally {
     over();
   }
-  report(tool, objects, end, options, symbolizer);
+  report(tool, objects, session, end, options, symbolizer);
   for (const path of pins.save()) if (options.verbose) note(`pinned: ${path}`);
-  if (end.kind === 'stopped' && session.process.isChild && session.process.alive())
-    note(`process ${pid} goes on without us`);
+  if (end.kind === 'stopped' && session.commandRuns) note(`process ${session.pid} goes on without us`);
   const status = end.kind === 'ended' ? exitCodeOf(end.exit) : 0;
   if (tool.attached > 0 || tool.programs.every(program => program.left)) return status;
   note(
@@ -93,6 +108,41 @@ export async function run(files: readonly string[], what: What, options: RunOpti
       .join('; ')}; \`multitrace list\` shows what there is`,
   );
   return status === 0 ? EXIT_FAILURE : status;
+}
+
+/** The kernel where it is asked for, or where the selectors of every program name it. */
+function whatToRun(
+  objects: readonly BpfObject[],
+  command: readonly string[] | undefined,
+  options: RunOptions,
+): What {
+  const programs = objects.flatMap(object =>
+    object.programs.filter(({ autoload, selectors }) => autoload && selectors.length > 0),
+  );
+  const [inside, outside] = [true, false].map(kernel =>
+    programs.filter(({ selectors }) => namesKernel(selectors) === kernel),
+  );
+  if (options.machine === undefined && inside.length > 0 && outside.length > 0)
+    throw new BpfError(
+      'EINVAL',
+      `program ${inside[0].name} is for the kernel, and ${outside[0].name} names no module of it; say with --machine which machine all are for, or run them apart`,
+    );
+  if (
+    options.allowModify !== undefined &&
+    meansKernel(
+      options,
+      inside.flatMap(({ selectors }) => selectors),
+    )
+  )
+    throw new BpfError(
+      'EINVAL',
+      '--allow-modify is for processes; the kernel itself says which of its functions may be changed',
+    );
+  return whatToTrace(
+    options,
+    command,
+    inside.flatMap(({ selectors }) => selectors),
+  );
 }
 
 /** A refusal is no bad usage, whatever its number; what the verifier wrote comes before it. */
@@ -118,9 +168,10 @@ function statsTable(programs: ObjectTool['programs']): string {
 function report(
   tool: ObjectTool,
   objects: readonly BpfObject[],
+  { machine }: TracingSession,
   end: SessionEnd,
   options: RunOptions,
-  symbolizer: Symbolizer,
+  symbolizer: AddressNames,
 ): void {
   const programs = tool.programs.filter(program => !program.left);
   if (options.json) {
@@ -128,6 +179,8 @@ function report(
     const maps: Record<string, Json> = {};
     for (const { name, entries } of tool.maps) maps[name] = entries.map(({ key, value }) => ({ key, value }));
     const object: Json = {
+      machine,
+      ...(machine === 'kernel' ? { way: tool.ways[0] ?? null } : {}),
       programs: programs.map(({ name, section, attached, skipped, missed, runs, runTimeNs }) => ({
         name,
         section,

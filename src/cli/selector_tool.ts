@@ -4,14 +4,15 @@
  */
 
 import { BpfError } from '../kernel/errno.js';
-import type { SkippedFunction } from '../kernel/kernel.js';
-import type { ProcessKernel } from '../kernel/process/machine.js';
-import { Session, type SessionEnd, type SessionTool } from '../kernel/process/session.js';
-import { EXIT_FAILURE, exitCodeOf, signalName, type What } from './options.js';
+import type { Kernel, SkippedFunction, TracingMultiLink, Way } from '../kernel/kernel.js';
+import type { SessionEnd, SessionTool, TracingSession } from '../kernel/session.js';
+import { SelectorSet } from '../process/symbols/selector.js';
+import { isKernel, openSession, type What } from './machine.js';
+import { EXIT_FAILURE, exitCodeOf, signalName } from './options.js';
 import { grouped, note } from './output.js';
 import { stopOnSignals } from './session_end.js';
 
-/** A tool on one program of a process. */
+/** A tool on one machine: a program of a process, or the kernel. */
 export interface Attachment {
   /** Functions that matched, and those of them that are attached. */
   readonly matched: number;
@@ -23,6 +24,8 @@ export interface Attachment {
   readonly pauseMs: number;
   /** Calls that the program could not see. */
   readonly missed: bigint;
+  /** The links that count, time or trace. */
+  readonly links: readonly TracingMultiLink[];
   /** Attaches to what libraries brought, where its links do not do so themselves. */
   extend?(): void;
 }
@@ -32,9 +35,9 @@ const MANY = 20_000;
 /** Modules that the message about selectors without a match names. */
 const NAMED_MODULES = 12;
 
-/** A tool over all programs of a session. */
+/** A tool over all machines of a session. */
 export abstract class SelectorTool<A extends Attachment> implements SessionTool {
-  /** On the program that runs now. */
+  /** On the machine that is there now. */
   protected current: A | undefined;
   readonly #modules = new Set<string>();
   readonly #skipped: SkippedFunction[] = [];
@@ -43,29 +46,31 @@ export abstract class SelectorTool<A extends Attachment> implements SessionTool 
   #attachMs = 0;
   #pauseMs = 0;
   #missed = 0n;
+  #ways: readonly Way[] = [];
   /** Ends tracing, once the session is there. */
   stop: () => void = () => {};
 
-  /** The tool on a program that was just opened; `attaching` is to be told how many functions there are, before. */
-  protected abstract attach(kernel: ProcessKernel, attaching: (functions: number) => void): A;
-  /** A program's last look: its maps can still be read. */
-  protected abstract leave(attachment: A, kernel: ProcessKernel): void;
+  /** The tool on a machine that was just opened; `attaching` is to be told how many functions there are, before. */
+  protected abstract attach(kernel: Kernel, attaching: (functions: number) => void, pid?: number): A;
+  /** A last look: maps can still be read. `gone`: the program ended, or was execed away. */
+  protected abstract leave(attachment: A, gone: boolean): void;
 
-  opened(kernel: ProcessKernel): void {
+  opened(kernel: Kernel, pid?: number): void {
     this.#look(kernel);
-    this.current = this.attach(kernel, found => {
+    const attaching = (found: number): void => {
       if (found >= MANY) note(`attaching to ${grouped(found)} functions…`);
-    });
+    };
+    this.current = this.attach(kernel, attaching, pid);
     this.#notePause();
   }
 
-  modulesChanged(kernel: ProcessKernel): void {
+  modulesChanged(kernel: Kernel): void {
     this.#look(kernel);
     this.current?.extend?.();
     this.#notePause();
   }
 
-  #look(kernel: ProcessKernel): void {
+  #look(kernel: Kernel): void {
     for (const module of kernel.modules()) this.#modules.add(module);
   }
 
@@ -73,10 +78,11 @@ export abstract class SelectorTool<A extends Attachment> implements SessionTool 
     this.#pauseMs = Math.max(this.#pauseMs, this.current?.pauseMs ?? 0);
   }
 
-  closed(kernel: ProcessKernel): void {
+  closed(_kernel: Kernel, gone: boolean): void {
     const attachment = this.current;
     if (attachment === undefined) return;
-    this.leave(attachment, kernel);
+    this.leave(attachment, gone);
+    this.#ways = waysOf(attachment.links);
     for (const skipped of attachment.skipped) this.#skipped.push(skipped);
     this.#matched += attachment.matched;
     this.#attached += attachment.attached;
@@ -111,6 +117,23 @@ export abstract class SelectorTool<A extends Attachment> implements SessionTool 
   get missed(): bigint {
     return this.#missed + (this.current?.missed ?? 0n);
   }
+  /** By which ways functions are attached to, a way for each link of the machine. */
+  get ways(): readonly Way[] {
+    return this.current === undefined ? this.#ways : waysOf(this.current.links);
+  }
+}
+
+/** A machine has a multi-link for the functions of each module that has types of its own. */
+export function waysOf(links: readonly TracingMultiLink[]): Way[] {
+  return links.flatMap(({ way, targets }) =>
+    way === 'tracing_multi'
+      ? [...new Set(targets.map(({ target }) => target.module))].map(() => way)
+      : way === 'tracing'
+        ? targets.map(() => way)
+        : targets.length === 0
+          ? []
+          : [way],
+  );
 }
 
 export interface SessionOptions {
@@ -122,15 +145,14 @@ export interface SessionOptions {
 
 /** A session that is over. */
 export interface EndedSession {
-  readonly session: Session;
-  readonly pid: number;
+  readonly session: TracingSession;
   readonly end: SessionEnd;
 }
 
 /**
- * Runs a session to its end: a signal, `duration`, the tool's `stop`, or the process's own end.
- * `doing` says what is done to functions, for people who wait at a running process. `started` is told the process, and
- * gives back what to do at the end. Throws ENOENT where a running process has no function that matches.
+ * Runs a session to its end: a signal, `duration`, the tool's `stop`, or the end of the process or command.
+ * `doing` says what is done to functions, for people who wait at a running machine. `started` is told the session, and
+ * gives back what to do at the end. Throws ENOENT where a running machine has no function that matches.
  */
 export async function followSession<A extends Attachment>(
   tool: SelectorTool<A>,
@@ -138,27 +160,31 @@ export async function followSession<A extends Attachment>(
   what: What,
   options: SessionOptions,
   doing: string,
-  started: (pid: number) => () => void = () => () => {},
+  started: (session: TracingSession) => () => void = () => () => {},
 ): Promise<EndedSession> {
-  const session =
-    'pid' in what
-      ? Session.attach(what.pid, tool)
-      : Session.start(what.command, tool, options.json ? { stdout: 2 } : {});
-  const { pid } = session.process;
+  const session = await openSession(what, tool, {
+    ...(options.json ? { stdout: 2 } : {}),
+    before: kernel => {
+      if (kernel.functions(SelectorSet.parse(selectors)).length === 0)
+        throw noMatch(selectors, kernel.modules());
+    },
+  });
   if ('pid' in what && tool.matched === 0) {
     session.stop();
     await session.end;
-    throw noMatch(selectors, tool.modules, pid);
+    throw noMatch(selectors, tool.modules, what.pid);
   }
   tool.stop = () => session.stop();
   const over = stopOnSignals(session, options.duration);
-  if (!options.json && 'pid' in what)
+  if (!options.json && !('command' in what)) {
+    const where = isKernel(what) ? `the kernel ${byWays(tool.ways)}` : `process ${what.pid}`;
     note(
-      `${doing} ${grouped(tool.attached)} of ${grouped(tool.matched)} functions of process ${pid}${options.duration === undefined ? ', Ctrl-C ends' : ''}`,
+      `${doing} ${grouped(tool.attached)} of ${grouped(tool.matched)} functions of ${where}${options.duration === undefined ? ', Ctrl-C ends' : ''}`,
     );
-  const ended = started(pid);
+  }
+  const ended = started(session);
   try {
-    return { session, pid, end: await session.end };
+    return { session, end: await session.end };
   } finally {
     ended();
     over();
@@ -169,17 +195,23 @@ export async function followSession<A extends Attachment>(
 export function sessionStatus<A extends Attachment>(
   tool: SelectorTool<A>,
   selectors: readonly string[],
-  { session, pid, end }: EndedSession,
+  { session, end }: EndedSession,
 ): number {
-  if (end.kind === 'stopped' && session.process.isChild && session.process.alive())
-    note(`process ${pid} goes on without us`);
+  const { pid } = session;
+  if (end.kind === 'stopped' && session.commandRuns) note(`process ${pid} goes on without us`);
   const status = end.kind === 'ended' ? exitCodeOf(end.exit) : 0;
   if (tool.matched > 0) return status;
   note(noMatch(selectors, tool.modules, pid).message);
   return status === 0 ? EXIT_FAILURE : status;
 }
 
-function noMatch(texts: readonly string[], modules: readonly string[], pid: number): BpfError {
+/** `pid`: of the process; left out for the kernel. */
+function noMatch(texts: readonly string[], modules: readonly string[], pid?: number): BpfError {
+  if (pid === undefined)
+    return new BpfError(
+      'ENOENT',
+      `no function of the kernel matched ${texts.join(' ')}; a kernel module's functions are MODULE:FUNCTION, and \`multitrace list\` shows what there is`,
+    );
   const some = modules.length > NAMED_MODULES ? [...modules.slice(0, NAMED_MODULES), '…'] : modules;
   const where = modules.length === 0 ? '' : ` in ${some.join(', ')}`;
   return new BpfError(
@@ -188,8 +220,52 @@ function noMatch(texts: readonly string[], modules: readonly string[], pid: numb
   );
 }
 
+/** By which ways functions of the kernel are attached to, for people. */
+export function byWays(ways: readonly Way[]): string {
+  const counts = new Map<Way, number>();
+  for (const way of ways) counts.set(way, (counts.get(way) ?? 0) + 1);
+  return [...counts]
+    .map(([way, n]) => (n === 1 ? `by one ${LINKS[way]}` : `by ${grouped(n)} ${LINKS[way]}s`))
+    .join(' and ');
+}
+
+const LINKS: Readonly<Record<Way, string>> = {
+  tracing_multi: 'native tracing multi-link',
+  kprobe_multi: 'kprobe multi-link',
+  tracing: 'tracing link',
+};
+
+/** "12 of 12 functions counted by one program through one link (attached in 3 ms, …)". */
+export function attachedText<A extends Attachment>(
+  tool: SelectorTool<A>,
+  { session }: EndedSession,
+  done: string,
+): string {
+  const how = `${grouped(tool.attached)} of ${grouped(tool.matched)} functions`;
+  const took = `attached in ${Math.round(tool.attachMs)} ms`;
+  if (session.machine === 'kernel') return `${how} of the kernel ${done} ${byWays(tool.ways)} (${took})`;
+  return `${how} ${done} (${took}, the process stood still for ${tool.pauseMs.toFixed(1)} ms)`;
+}
+
+/** The fields that the objects of all such commands have. */
+export function sessionAsJson<A extends Attachment>(tool: SelectorTool<A>, ended: EndedSession) {
+  const { machine, pid = null } = ended.session;
+  return {
+    machine,
+    ...(machine === 'kernel' ? { way: tool.ways[0] ?? null } : {}),
+    pid,
+    exit: exitAsJson(ended),
+    matched: tool.matched,
+    attached: tool.attached,
+    skipped: skippedAsJson(tool.skipped),
+    attachMs: roundMs(tool.attachMs),
+    ...(machine === 'kernel' ? {} : { pauseMs: roundMs(tool.pauseMs) }),
+    missed: Number(tool.missed),
+  };
+}
+
 /** How the process ended, as `--json` has it. */
-export function exitAsJson({ end }: EndedSession): { code: number | null; signal: string | null } {
+function exitAsJson({ end }: EndedSession): { code: number | null; signal: string | null } {
   const exit = end.kind === 'ended' ? end.exit : undefined;
   return {
     code: exit !== undefined && 'code' in exit ? exit.code : null,
@@ -198,7 +274,7 @@ export function exitAsJson({ end }: EndedSession): { code: number | null; signal
 }
 
 /** What `--json` says of functions that were left out. */
-export function skippedAsJson(
+function skippedAsJson(
   skipped: readonly SkippedFunction[],
 ): { module: string; function: string; reason: string }[] {
   return skipped.map(s => ({ module: s.module, function: s.function, reason: s.reason }));
@@ -222,6 +298,6 @@ export function tellSkipped(
 }
 
 /** To a thousandth of a millisecond. */
-export function roundMs(ms: number): number {
+function roundMs(ms: number): number {
   return Math.round(ms * 1000) / 1000;
 }

@@ -1,4 +1,4 @@
-/** Addresses of a process as `module:function+0x1f`, also when it is gone: modules are remembered as they come. */
+/** Addresses as `module:function+0x1f`: of a process, also when it is gone, for modules are remembered as they come. */
 
 import type { ElfFile } from '../elf/file.js';
 import { lastStartingAtOrBefore } from '../elf/ranges.js';
@@ -7,14 +7,31 @@ import { type Module, readModules } from '../process/image.js';
 import { functionsOf, type ModuleFunction } from '../process/symbols/functions.js';
 
 /** What could be an address of code, as values print it. */
-const ADDRESS = /\b0x[0-9a-f]{6,12}\b/g;
+const ADDRESS = /\b0x[0-9a-f]{6,16}\b/g;
 
-export class Symbolizer {
+/** Names of addresses, of whichever machine. */
+export interface AddressNames {
+  /** Reads what is there now; `pid` is that of the process. */
+  look(pid?: number): void;
+  /** Another machine: nothing of the one before is where it was. */
+  forget(): void;
+  /** `undefined` for what is no code. */
+  name(address: bigint): string | undefined;
+  /** Text with the names of functions in the place of their addresses. */
+  annotate(text: string): string;
+}
+
+export function annotateWith(names: Pick<AddressNames, 'name'>, text: string): string {
+  return text.replace(ADDRESS, word => names.name(BigInt(word)) ?? word);
+}
+
+export class Symbolizer implements AddressNames {
   #modules: readonly Module[] = [];
   readonly #functions = new Map<ElfFile, readonly ModuleFunction[]>();
 
   /** Reads which modules a process has now; those that it had stay known where nothing took their place. */
-  look(pid: number): void {
+  look(pid?: number): void {
+    if (pid === undefined) return;
     let now: readonly Module[];
     try {
       now = readModules(pid).modules;
@@ -26,12 +43,10 @@ export class Symbolizer {
     this.#modules = [...now, ...gone];
   }
 
-  /** Another program: nothing of the one before is where it was. */
   forget(): void {
     this.#modules = [];
   }
 
-  /** `undefined` for what is no code of a module. */
   name(address: bigint): string | undefined {
     const module = this.#modules.find(m => m.text.some(t => address >= t.start && address < t.end));
     if (module === undefined) return undefined;
@@ -43,9 +58,8 @@ export class Symbolizer {
     return `${module.name}:${found.name}${distance === 0 ? '' : `+0x${distance.toString(16)}`}`;
   }
 
-  /** Text with the names of functions in the place of their addresses. */
   annotate(text: string): string {
-    return text.replace(ADDRESS, word => this.name(BigInt(word)) ?? word);
+    return annotateWith(this, text);
   }
 
   #functionsOf(elf: ElfFile): readonly ModuleFunction[] {

@@ -2,8 +2,9 @@
  * `multitrace trace`: live trees of calls, with arguments, results and durations.
  */
 
+import { readlinkSync } from 'node:fs';
 import { isatty } from 'node:tty';
-import type { ProcessKernel } from '../kernel/process/machine.js';
+import type { Kernel } from '../kernel/kernel.js';
 import { SelectorSet } from '../process/symbols/selector.js';
 import { parseDuration, parseResultFilter, parseTids } from '../tools/filters.js';
 import { CallTrees } from '../tools/trace/call_tree.js';
@@ -14,21 +15,21 @@ import { coloured, plain, TreePrinter } from '../tools/trace/print_tree.js';
 import type { TraceEvent } from '../tools/trace/records.js';
 import { type TraceSink, TreeSelection } from '../tools/trace/selection.js';
 import { SpeedscopeExport } from '../tools/trace/speedscope.js';
-import { stacksOf } from '../tools/trace/stacks.js';
+import { kernelStack, stacksOf } from '../tools/trace/stacks.js';
 import { ThreadNames, threadRuns } from '../tools/trace/thread_names.js';
 import { Tracer, type TracerOptions } from '../tools/trace/tracer.js';
 import { toJson } from './json.js';
-import { EXIT_FAILURE, type What } from './options.js';
+import { isKernel, type What } from './machine.js';
+import { EXIT_FAILURE } from './options.js';
 import { grouped, note, print } from './output.js';
 import {
+  attachedText,
   type EndedSession,
-  exitAsJson,
   followSession,
-  roundMs,
   SelectorTool,
   type SessionOptions,
+  sessionAsJson,
   sessionStatus,
-  skippedAsJson,
   tellSkipped,
 } from './selector_tool.js';
 
@@ -81,11 +82,12 @@ class TraceTool extends SelectorTool<Tracer> {
     };
   }
 
-  protected attach(kernel: ProcessKernel, attaching: (functions: number) => void): Tracer {
-    const { pid } = kernel.process;
-    this.#pid = pid;
-    this.#names.name(pid, pid);
-    const trees = new CallTrees(this.#selection, stacksOf(pid));
+  protected attach(kernel: Kernel, attaching: (functions: number) => void, pid?: number): Tracer {
+    if (pid !== undefined) {
+      this.#pid = pid;
+      this.#names.name(pid, pid);
+    }
+    const trees = new CallTrees(this.#selection, pid === undefined ? kernelStack : stacksOf(pid));
     const tracer = new Tracer(kernel, this.#options, attaching);
     this.#trees = trees;
     this.#read(tracer, trees).catch(cause => {
@@ -134,13 +136,13 @@ class TraceTool extends SelectorTool<Tracer> {
     for (const { tid } of gone) trees.endThread(tid);
   }
 
-  protected leave(tracer: Tracer, kernel: ProcessKernel): void {
+  protected leave(tracer: Tracer, gone: boolean): void {
     const trees = this.#trees;
     if (trees === undefined) return;
     const lost = tracer.lost;
     trees.returnsLost = lost.returns > 0;
     tracer.consume(this.#taker(tracer, trees));
-    trees.end(kernel.void ? 'ended' : 'untraced');
+    trees.end(gone ? 'ended' : 'untraced');
     this.#lost = { calls: this.#lost.calls + lost.calls, returns: this.#lost.returns + lost.returns };
     this.#trees = undefined;
     this.#roots += tracer.roots;
@@ -180,6 +182,7 @@ export async function trace(
     selectors: SelectorSet.parse(traced),
     ...(options.entry === undefined ? {} : { roots: SelectorSet.parse(options.entry) }),
     tids: options.tid === undefined ? [] : parseTids(options.tid),
+    ...(isKernel(what) ? { ofKernel: true, ...exceptUs() } : {}),
   };
   const names = new ThreadNames();
   const written = options.output !== undefined || options.json === true;
@@ -214,6 +217,14 @@ export async function trace(
   return status === 0 ? EXIT_FAILURE : status;
 }
 
+/** `/proc/self/ns/pid` of processes that are in no container: their numbers are the kernel's. */
+const FIRST_PID_NAMESPACE = 'pid:[4026531836]';
+
+/** Our own calls come of our reading what others called, without an end. */
+function exceptUs(): Pick<TracerOptions, 'exceptPid'> {
+  return readlinkSync('/proc/self/ns/pid') === FIRST_PID_NAMESPACE ? { exceptPid: process.pid } : {};
+}
+
 function printer(names: ThreadNames, options: TraceOptions): TreePrinter {
   const colours = isatty(1) && (process.env.NO_COLOR ?? '') === '' && process.env.TERM !== 'dumb';
   // bpf_ktime_get_ns is CLOCK_MONOTONIC, as hrtime is.
@@ -234,14 +245,7 @@ function report(tool: TraceTool, selection: TreeSelection, ended: EndedSession, 
       `${toJson({
         command: 'trace',
         type: 'end',
-        pid: ended.pid,
-        exit: exitAsJson(ended),
-        matched: tool.matched,
-        attached: tool.attached,
-        skipped: skippedAsJson(tool.skipped),
-        attachMs: roundMs(tool.attachMs),
-        pauseMs: roundMs(tool.pauseMs),
-        missed: Number(tool.missed),
+        ...sessionAsJson(tool, ended),
         calls,
         shown: selection.shown,
         trees: selection.trees,
@@ -254,8 +258,7 @@ function report(tool: TraceTool, selection: TreeSelection, ended: EndedSession, 
     const filtered = selection.filtered === 0 ? '' : `, ${counted(selection.filtered, 'tree')} filtered out`;
     const where = options.output === undefined ? 'shown' : `written to ${options.output}`;
     note(
-      `${grouped(tool.attached)} of ${grouped(tool.matched)} functions traced` +
-        ` (attached in ${Math.round(tool.attachMs)} ms, the process stood still for ${tool.pauseMs.toFixed(1)} ms);` +
+      `${attachedText(tool, ended, 'traced')};` +
         ` ${counted(selection.shown, 'call')} in ${counted(selection.trees, 'tree')} ${where} of ${grouped(calls)} seen${filtered}`,
     );
   }

@@ -1,10 +1,10 @@
 /** Binary search over ranges that are sorted by their start. */
 
 /** Index of the last element whose start is at or before `address`; -1 when all start behind it. */
-export function lastStartingAtOrBefore<T>(
+export function lastStartingAtOrBefore<T, Address extends number | bigint>(
   sorted: readonly T[],
-  address: number,
-  startOf: (element: T) => number,
+  address: Address,
+  startOf: (element: T) => Address,
 ): number {
   let low = 0;
   let high = sorted.length;

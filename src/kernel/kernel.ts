@@ -306,6 +306,13 @@ export interface TargetCheck {
 export interface Kernel {
   /** How many values a per-CPU map has for each key. */
   readonly possibleCpus: number;
+  /** `false`: no functions come later, as those of libraries do, so that nobody need make room for them. */
+  readonly growing?: false;
+  /**
+   * A process: functions whose result modify-return programs may change, which changes what the program does; none where it
+   * is not set. The kernel has a list of its own.
+   */
+  allowModifyReturn?: SelectorSet | undefined;
   mapCreate(attr: MapCreateAttr): BpfMap;
   /**
    * `BPF_ENABLE_STATS`: programs that are loaded from now on count their runs and time. Throws EOPNOTSUPP where time can't
@@ -341,6 +348,8 @@ export interface Kernel {
   kfuncNumber(name: string): number | undefined;
   /** The address of a kernel variable or function (`.ksyms`); `undefined` where there is none. */
   ksymAddress(name: string): bigint | undefined;
+  /** The BTF id of a kernel variable that has a type; `undefined` where there is none. */
+  ksymTypeId(name: string): number | undefined;
   /** A setting of the kernel (`.kconfig`): a number, or a text; `undefined` where it is not set. */
   kconfig(name: string): bigint | string | undefined;
   /** Whether some program that is loaded may print lines. */

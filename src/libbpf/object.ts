@@ -239,6 +239,7 @@ export class BpfObject implements Disposable {
       dataMap: section => this.#dataSections.get(section)?.map,
       kfuncNumber: name => this.#kernel?.kfuncNumber(name),
       ksymAddress: name => this.#kernel?.ksymAddress(name),
+      ksymTypeId: name => this.#kernel?.ksymTypeId(name),
       kconfig: (name, weak) => this.#kconfig(name, weak),
     });
   }
@@ -269,7 +270,7 @@ export class BpfObject implements Disposable {
     if (!weak && !section.wasSet(name))
       throw new BpfError(
         'ENOENT',
-        `${name} is a setting of a kernel, and a process has none; set it (--set ${name}=VALUE), or declare it __weak to have 0`,
+        `${name} is a setting of a kernel, and its value is not known (a process has none); set it (--set ${name}=VALUE), or declare it __weak to have 0`,
       );
     return { map: section.map, offset: variable.offset };
   }

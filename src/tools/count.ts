@@ -67,7 +67,7 @@ export class Counter {
       name: 'counts',
       keySize: KEY_BYTES,
       valueSize: VALUE_BYTES,
-      maxEntries: now.length + LATER_FUNCTIONS,
+      maxEntries: now.length + (kernel.growing === false ? 1 : LATER_FUNCTIONS),
     });
     const prog = kernel.progLoad({
       name: 'count',
@@ -112,6 +112,10 @@ export class Counter {
   /** The others, and why. */
   get skipped(): readonly SkippedFunction[] {
     return this.#link.skipped;
+  }
+
+  get links(): readonly TracingMultiLink[] {
+    return [this.#link];
   }
 
   get pauseMs(): number {

@@ -5,6 +5,7 @@
 
 import { addressOf, SYS, SystemError, systemCall } from '../../ffi/libc.js';
 import { BpfError, type ErrnoName, errnoName } from '../errno.js';
+import { whyRefused } from './refusal.js';
 
 const SYS_BPF = 321;
 
@@ -110,7 +111,8 @@ export function nameOfErrno(errno: number): ErrnoName {
 export function refusedBy(cause: unknown, what: string): BpfError {
   if (!(cause instanceof SystemError)) throw cause;
   const code = nameOfErrno(cause.errno);
-  return new BpfError(code, `the kernel refuses ${what} (${code})`, { cause });
+  const why = whyRefused(code);
+  return new BpfError(code, `the kernel refuses ${what}: ${why ?? code}`, { cause });
 }
 
 /** A file descriptor of ours. */

@@ -22,6 +22,9 @@ import { KernelSymbols } from './kallsyms.js';
 import { KERNEL_MODULE, type KernelTypes } from './kernel_types.js';
 import { readInjectable, readTraceable } from './traceable.js';
 
+/** Another name of `kernel`. */
+const VMLINUX = 'vmlinux';
+
 export interface KernelFunctionsOptions {
   /** Where the file systems with `/proc` and `/sys` begin; `/` where left out. */
   readonly root?: string;
@@ -142,7 +145,8 @@ export class KernelFunctions {
       );
       const inModule = (module: string): number[] =>
         firsts.filter(index => this.#symbols.modules[this.#symbols.owner(index)] === module);
-      const inKernel = inModule(colon < 0 ? KERNEL_MODULE : text.slice(0, colon));
+      const module = colon < 0 ? KERNEL_MODULE : text.slice(0, colon);
+      const inKernel = inModule(module === VMLINUX ? KERNEL_MODULE : module);
       const found = colon < 0 && inKernel.length === 0 ? firsts : inKernel;
       return found.map(index => this.#target(index, name));
     });
@@ -215,7 +219,11 @@ export class KernelFunctions {
       );
     }
     const symbols = new KernelSymbols(bytes);
-    this.#modules = symbols.modules.map(path => ({ path, isMain: path === KERNEL_MODULE }));
+    this.#modules = symbols.modules.map(path =>
+      path === KERNEL_MODULE
+        ? { path, isMain: true, names: [KERNEL_MODULE, VMLINUX] }
+        : { path, isMain: false },
+    );
     return symbols;
   }
 

@@ -8,6 +8,13 @@ import { BpfError } from '../errno.js';
 import type { AttachType, BpfProg, ProgLoadAttr } from '../kernel.js';
 import { type Fd, PROG_TYPE } from './bpf.js';
 import { kernelBtf } from './btf_object.js';
+import {
+  type ContextForm,
+  type ContextProgram,
+  type ContextUse,
+  contextUse,
+  rewriteContext,
+} from './context/rewrite.js';
 import { type LinuxHost, NATIVE_MULTI, PLAIN, type TypedTarget } from './host.js';
 import { KERNEL_MODULE } from './kernel_types.js';
 import { type LoadedProg, type LoadRequest, progInfo } from './program.js';
@@ -22,6 +29,7 @@ export class LinuxProg implements BpfProg {
   readonly #host: LinuxHost;
   readonly #forms = new Map<string, LoadedProg>();
   #first: LoadedProg | undefined;
+  #knownUse: ContextUse | undefined;
   #users = 1;
   #freed = false;
 
@@ -60,10 +68,18 @@ export class LinuxProg implements BpfProg {
   }
 
   get accessedArgs(): readonly number[] {
-    return this.access.args;
+    return this.#use.accessedArgs;
   }
+  /** What it takes by the types of the function that it was verified for. */
   get access(): TypedAccess {
-    return { args: [], result: false };
+    return { args: this.#use.typedArgs, result: this.#use.typedResult };
+  }
+  get #use(): ContextUse {
+    this.#knownUse ??= contextUse(this.#program);
+    return this.#knownUse;
+  }
+  get #program(): ContextProgram {
+    return { ...this.attr, prototype: this.attr.target?.prototype };
   }
   get jitedSize(): number {
     return this.#first === undefined ? 0 : progInfo(this.#first.fd.number).jitedSize;
@@ -93,26 +109,38 @@ export class LinuxProg implements BpfProg {
 
   /** For a native multi-link to functions of one module. */
   loadNative(module: string): LoadedProg {
-    return this.#form(`multi ${module}`, {
-      type: PROG_TYPE.TRACING,
-      attachType: NATIVE_MULTI[this.attachType] as number,
-      attachBtfFd: this.#host.btfFd(module),
-    });
+    const { attachType } = this;
+    const runs = attachType === 'fsession' ? 'session' : attachType === 'fexit' ? 'return' : 'entry';
+    return this.#form(
+      `multi ${module}`,
+      {
+        type: PROG_TYPE.TRACING,
+        attachType: NATIVE_MULTI[attachType] as number,
+        attachBtfFd: this.#host.btfFd(module),
+      },
+      { context: 'trampoline', runs },
+    );
   }
 
+  /** Loads it as `kind`; where the kernel's context is another than it reads, with a main program before it. */
   #form(
     key: string,
     kind: Pick<LoadRequest, 'type' | 'attachType' | 'attachBtfId' | 'attachBtfFd'>,
+    context?: ContextForm,
   ): LoadedProg {
     const known = this.#forms.get(key);
     if (known !== undefined) return known;
-    const { insns, btf, funcInfo, lineInfo, license, sleepable, logLevel } = this.attr;
+    const { license, sleepable, logLevel } = this.attr;
+    const { insns, btf, funcInfo, lineInfo, wrapped } =
+      context === undefined
+        ? { ...this.attr, wrapped: false }
+        : rewriteContext(this.#program, context, this.#host.contextKernel, { use: this.#use });
     const loaded = this.#host.load({
       ...kind,
       name: this.name,
       insns,
       license: license || LICENSE,
-      types: btf === undefined ? undefined : kernelBtf(btf, lineInfo ?? []),
+      types: btf === undefined ? undefined : kernelBtf(btf, lineInfo ?? [], { staticFunctions: wrapped }),
       funcInfo: funcInfo ?? [],
       sleepable: sleepable ?? false,
       logLevel: logLevel ?? 0,

@@ -2,7 +2,6 @@
  * The running kernel as a machine: maps and programs through bpf(2), its own functions as targets.
  */
 
-import { readFileSync } from 'node:fs';
 import { HELPER } from '../../bpf/helpers.js';
 import { CALL, CLASS, JMP } from '../../bpf/instruction.js';
 import { kfuncName, kfuncNumber } from '../../bpf/kfuncs.js';
@@ -25,14 +24,16 @@ import type {
   TracingMultiLink,
 } from '../kernel.js';
 import { Attr, bpf, Fd, refusedBy } from './bpf.js';
+import type { ContextKernel } from './context/rewrite.js';
 import { KernelFunctions } from './functions.js';
 import type { LinuxHost, LinuxOptions } from './host.js';
 import { readKconfig } from './kconfig.js';
 import { KERNEL_MODULE, KernelTypes } from './kernel_types.js';
+import { KernelSymbolAddresses } from './ksyms.js';
 import { NativeMultiLink } from './link/native.js';
 import { PlainLink } from './link/tracing.js';
 import { LinuxProg } from './linux_prog.js';
-import { LinuxMap } from './map.js';
+import { LinuxMap, possibleCpus } from './map.js';
 import { ModuleBtfs } from './module_btfs.js';
 import { PerfEventMap } from './perf_event_map.js';
 import { type LoadedProg, type LoadRequest, loadProgram, type Numbers } from './program.js';
@@ -44,18 +45,15 @@ const OWN_KFUNCS = 0x4000_0000;
 const CALL_OPCODE = CLASS.JMP | JMP.CALL;
 const PRINTING: ReadonlySet<number> = new Set([HELPER.trace_printk, HELPER.trace_vprintk]);
 
-/** CPUs that the kernel has values for, from a list such as 0-3,8. */
-export function possibleCpus(): number {
-  const list = readFileSync('/sys/devices/system/cpu/possible', 'utf8').trim();
-  return Math.max(...list.split(/[-,]/).map(Number)) + 1;
-}
-
 export class LinuxKernel implements Kernel {
   readonly possibleCpus = possibleCpus();
+  /** Modules that are loaded later are not followed. */
+  readonly growing = false;
   readonly #host: Host;
   readonly #maps = new Map<number, LinuxMap>();
   readonly #progs = new Set<LinuxProg>();
   readonly #links = new Set<BpfLink>();
+  readonly #symbols = new KernelSymbolAddresses();
   #kconfig: ReadonlyMap<string, bigint | string> | undefined;
   #stats: Fd | undefined;
   #log: TraceLog | undefined;
@@ -154,8 +152,10 @@ export class LinuxKernel implements Kernel {
     return kfuncNumber(name) ?? (id === undefined ? undefined : OWN_KFUNCS + id);
   }
   ksymAddress(name: string): bigint | undefined {
-    const [found] = this.#host.targets.named([name])[0];
-    return found?.address;
+    return this.#symbols.find(name);
+  }
+  ksymTypeId(name: string): number | undefined {
+    return this.#host.types.vmlinux.find(name, 'var');
   }
   kconfig(name: string): bigint | string | undefined {
     this.#kconfig ??= readKconfig();
@@ -170,9 +170,14 @@ export class LinuxKernel implements Kernel {
     return this.#log.read();
   }
 
-  close(): void {
+  /** Detaches every link; maps can still be read, until `close`. */
+  detach(): void {
     for (const link of this.#links) link.detach();
     this.#links.clear();
+  }
+
+  close(): void {
+    this.detach();
     for (const prog of this.#progs) prog.free();
     this.#progs.clear();
     for (const map of this.#maps.values()) map.free();
@@ -210,6 +215,16 @@ class Host implements LinuxHost, Numbers {
   get targets(): KernelFunctions {
     this.#targets ??= new KernelFunctions(this.types);
     return this.#targets;
+  }
+
+  get contextKernel(): ContextKernel {
+    return {
+      kfunc: name => {
+        const id = this.types.functionId(KERNEL_MODULE, name);
+        return id === undefined ? undefined : OWN_KFUNCS + id;
+      },
+      types: this.types.vmlinux,
+    };
   }
 
   load(request: LoadRequest): LoadedProg {

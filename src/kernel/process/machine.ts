@@ -199,7 +199,6 @@ export class ProcessKernel implements Kernel {
     for (const link of this.#links) link.follow({ find });
   }
 
-  /** Functions whose result modify-return programs may change, which changes what the program does; none if not set. */
   set allowModifyReturn(selectors: SelectorSet | undefined) {
     this.#hooks.allowModifyReturn = selectors;
   }
@@ -371,6 +370,9 @@ export class ProcessKernel implements Kernel {
   }
   /** A process has no kernel's variables, nor its settings. */
   ksymAddress(): undefined {
+    return undefined;
+  }
+  ksymTypeId(): undefined {
     return undefined;
   }
   kconfig(): undefined {

@@ -4,36 +4,24 @@
  */
 
 import { constants } from 'node:os';
-import { type ExitStatus, openProcess, programIdentity, type TracedProcess } from '../../process/process.js';
+import { openProcess, programIdentity, type TracedProcess } from '../../process/process.js';
 import { ProgramWatch } from '../../process/program_watch.js';
 import { type SpawnOptions, spawnStopped } from '../../process/spawn.js';
 import { preloadDecoder } from '../../x86/decoder.js';
 import { BpfError } from '../errno.js';
+import type { SessionEnd, SessionTool, TracingSession } from '../session.js';
 import { ProcessKernel } from './machine.js';
-
-/** What a tool does with the programs of a session. */
-export interface SessionTool {
-  /** The program is there with its first libraries, and none of its code has run (a command), or it runs (a PID). */
-  opened(kernel: ProcessKernel): void;
-  /** Libraries came or went; the code of new ones has not run. */
-  modulesChanged(kernel: ProcessKernel): void;
-  /** The program is gone: execed away, ended, or about to be let go. Maps can still be read; links are detached. */
-  closed(kernel: ProcessKernel): void;
-  /** A program that was execed can't be traced; it runs on without us. */
-  refused(error: BpfError): void;
-}
-
-/** Why a session ended. */
-export type SessionEnd =
-  | { readonly kind: 'ended'; readonly exit: ExitStatus | undefined }
-  | { readonly kind: 'stopped' };
 
 /** How often a process that is not our child is looked at, ms. */
 const LOOK_MS = 50;
 
-export class Session {
+/** What a tool does with the programs of a process. */
+type ProcessTool = SessionTool<ProcessKernel>;
+
+export class Session implements TracingSession {
+  readonly machine = 'process';
   readonly process: TracedProcess;
-  readonly #tool: SessionTool;
+  readonly #tool: ProcessTool;
   #kernel: ProcessKernel | undefined;
   #waitsForLinker = false;
   #resolve!: (end: SessionEnd) => void;
@@ -44,7 +32,7 @@ export class Session {
   #timer: NodeJS.Timeout | undefined;
   readonly #onChild = (): void => this.#guard(() => this.#look());
 
-  private constructor(process: TracedProcess, tool: SessionTool) {
+  private constructor(process: TracedProcess, tool: ProcessTool) {
     this.process = process;
     this.#tool = tool;
     this.end = new Promise((resolve, reject) => {
@@ -55,8 +43,18 @@ export class Session {
     this.end.catch(() => {});
   }
 
+  get pid(): number {
+    return this.process.pid;
+  }
+  get commandRuns(): boolean {
+    return this.process.isChild && this.process.alive();
+  }
+  killCommand(): void {
+    if (this.process.isChild) this.process.kill(constants.signals.SIGKILL);
+  }
+
   /** Starts a command. Throws where it can't be started or traced. */
-  static start(argv: readonly string[], tool: SessionTool, options: SpawnOptions = {}): Session {
+  static start(argv: readonly string[], tool: ProcessTool, options: SpawnOptions = {}): Session {
     const session = new Session(spawnStopped(argv, options), tool);
     globalThis.process.on('SIGCHLD', session.#onChild);
     session.process.changed = session.#onChild;
@@ -79,7 +77,7 @@ export class Session {
   }
 
   /** Attaches to a running process. Throws where there is none, or it can't be traced. */
-  static attach(pid: number, tool: SessionTool): Session {
+  static attach(pid: number, tool: ProcessTool): Session {
     preloadDecoder();
     const session = new Session(openProcess(pid), tool);
     session.#watchProgram();
@@ -109,7 +107,7 @@ export class Session {
     this.#kernel = kernel;
     // A dynamic program has no libraries yet: the linker tells when they are there, before their code runs.
     this.#waitsForLinker = kernel.waitsForLinker;
-    if (!this.#waitsForLinker) this.#tool.opened(kernel);
+    if (!this.#waitsForLinker) this.#tool.opened(kernel, this.pid);
     this.#watch(kernel);
     this.process.resumeAll();
   }
@@ -119,7 +117,7 @@ export class Session {
     this.#kernel = kernel;
     // First: what is loaded meanwhile waits until the tool is ready for it.
     this.#watch(kernel);
-    this.#tool.opened(kernel);
+    this.#tool.opened(kernel, this.pid);
   }
 
   #watch(kernel: ProcessKernel): void {
@@ -129,8 +127,8 @@ export class Session {
         try {
           if (this.#waitsForLinker) {
             this.#waitsForLinker = false;
-            this.#tool.opened(kernel);
-          } else this.#tool.modulesChanged(kernel);
+            this.#tool.opened(kernel, this.pid);
+          } else this.#tool.modulesChanged(kernel, this.pid);
         } catch (cause) {
           // The process ended or execed in the middle: the next look sees it.
           if (!kernel.void) throw cause;
@@ -197,7 +195,7 @@ export class Session {
     this.#kernel = undefined;
     kernel.close();
     // A program that ended before its libraries were there was never opened.
-    if (!this.#waitsForLinker) this.#tool.closed(kernel);
+    if (!this.#waitsForLinker) this.#tool.closed(kernel, kernel.void);
     this.#waitsForLinker = false;
   }
 

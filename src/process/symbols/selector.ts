@@ -14,6 +14,8 @@ export interface SelectableModule {
   readonly path: string;
   /** The program itself, not one of its libraries. */
   readonly isMain: boolean;
+  /** Names that it goes by; those of its file where left out. */
+  readonly names?: readonly string[];
 }
 
 /** One selector, parsed. */
@@ -76,7 +78,7 @@ function moduleMatcher(pattern: string, text: string, start: number): (module: S
   if (BRACKETED.test(pattern)) return module => module.path === pattern;
   const glob = Glob.compile(pattern, text, start);
   if (pattern.includes('/')) return module => glob.matches(module.path);
-  return module => moduleNames(module.path).some(name => glob.matches(name));
+  return ({ path, names = moduleNames(path) }) => names.some(name => glob.matches(name));
 }
 
 /**

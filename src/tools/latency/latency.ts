@@ -51,7 +51,7 @@ export class Latency {
     attaching: (functions: number) => void = () => {},
   ) {
     const now = kernel.functions(selectors);
-    const maxEntries = now.length + LATER_FUNCTIONS;
+    const maxEntries = now.length + (kernel.growing === false ? 1 : LATER_FUNCTIONS);
     this.#slots = new FunctionSlots(maxEntries);
     const array = (name: string, valueSize: number): BpfMap =>
       kernel.mapCreate({ type: MAP_TYPE.ARRAY, name, keySize: KEY_BYTES, valueSize, maxEntries });
@@ -96,6 +96,9 @@ export class Latency {
   /** How long attaching took once the functions were known, ms. */
   get attachMs(): number {
     return this.#link.attachMs;
+  }
+  get links(): readonly TracingMultiLink[] {
+    return [this.#link];
   }
   get pauseMs(): number {
     return this.#link.pauseMs;

@@ -30,6 +30,8 @@ export interface TraceProgramOptions extends ThreadOptions {
   readonly words: number;
   /** Read texts; takes `MANY_WORDS`. */
   readonly texts: boolean;
+  /** Texts are in the kernel's memory. */
+  readonly ofKernel?: boolean;
 }
 
 /** Stack of the program. */
@@ -65,7 +67,7 @@ function emitEntered(
   options: TraceProgramOptions,
   out: ProgramLabel,
 ): void {
-  const { words, texts } = options;
+  const { words, texts, ofKernel } = options;
   const lost = b.label();
   emitThread(b, options, out);
   b.mov(R1, R6);
@@ -97,7 +99,7 @@ function emitEntered(
   b.call(HELPER.get_attach_cookie);
   b.mov(R7, R0);
   b.store(8, R9, ENTERED.cookie, R7);
-  if (texts) emitTexts(b);
+  if (texts) emitTexts(b, ofKernel);
   b.mov(R1, R6);
   b.callKfunc(KFUNC.bpf_session_cookie);
   b.load(8, R1, R10, STACK.saved);
@@ -119,8 +121,12 @@ function emitEntered(
   b.goto(out);
 }
 
+function textReader(ofKernel: boolean | undefined): number {
+  return ofKernel ? HELPER.probe_read_kernel_str : HELPER.probe_read_user_str;
+}
+
 /** r9 = the record, r7 = the cookie. Changes r8. */
-function emitTexts(b: ProgramBuilder): void {
+function emitTexts(b: ProgramBuilder, ofKernel: boolean | undefined): void {
   const done = b.label();
   b.store(8, R9, ENTERED_TEXT.lengths, 0);
   for (let i = 0; i < MAX_TEXTS; i++) {
@@ -137,7 +143,7 @@ function emitTexts(b: ProgramBuilder): void {
     b.add(R1, ENTERED_TEXT.texts + TEXT_BYTES * i);
     b.mov(R2, TEXT_BYTES);
     b.load(8, R3, R10, STACK.word);
-    b.call(HELPER.probe_read_user_str);
+    b.call(textReader(ofKernel));
     b.jump('slt', R0, 0, unreadable);
     b.store(2, R9, ENTERED_TEXT.lengths + 2 * i, R0);
     b.bind(unreadable);
@@ -148,7 +154,7 @@ function emitTexts(b: ProgramBuilder): void {
 function emitReturned(
   b: ProgramBuilder,
   maps: TraceMaps,
-  { ids, words, texts }: TraceProgramOptions,
+  { ids, words, texts, ofKernel }: TraceProgramOptions,
   out: ProgramLabel,
 ): void {
   const lost = b.label();
@@ -201,7 +207,7 @@ function emitReturned(
       b.mov(R1, R9);
       b.add(R1, RETURNED_TEXT.text);
       b.mov(R2, TEXT_BYTES);
-      b.call(HELPER.probe_read_user_str);
+      b.call(textReader(ofKernel));
       b.jump('slt', R0, 0, unreadable);
       b.store(2, R9, RETURNED_TEXT.length, R0);
       b.bind(unreadable);

@@ -9,6 +9,7 @@
  *     unwound     0 time     8 tgid << 32 | tid     16 address: no call whose frame is at or below it goes on
  *
  * A frame is what `bpf_session_frame` gives: it pairs the return with the entry, and tells inner calls from outer ones.
+ * Frames in the kernel are read as negative numbers, so that they are exact.
  */
 
 /** Words of arguments that a program writes. */
@@ -98,7 +99,7 @@ export type TraceEvent = Entered | Returned | Unwound;
 /** A record as an event with bytes of its own; `undefined` for one that no program of ours wrote. */
 export function decodeRecord(bytes: Uint8Array): TraceEvent | undefined {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const number = (at: number): number => view.getUint32(at, true) + view.getUint32(at + 4, true) * 2 ** 32;
+  const number = (at: number): number => view.getUint32(at, true) + view.getInt32(at + 4, true) * 2 ** 32;
   const words = (at: number, count: number): BigUint64Array => {
     const found = new BigUint64Array(count);
     for (let i = 0; i < count; i++) found[i] = view.getBigUint64(at + 8 * i, true);

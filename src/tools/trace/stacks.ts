@@ -1,4 +1,7 @@
-/** Which stack an address is on: the mapping of the process that it lies in, by its end, since stacks grow downwards. */
+/**
+ * Which stack an address is on: of a process the mapping that it lies in, by its end, since stacks grow downwards; of the
+ * kernel the aligned block.
+ */
 
 import { readMappings } from '../../process/mappings.js';
 import type { StackOf } from './call_tree.js';
@@ -7,6 +10,12 @@ interface Range {
   low: number;
   readonly high: number;
 }
+
+/** THREAD_SIZE of x86-64: a thread's stack in the kernel is so large, and so aligned. */
+const KERNEL_STACK_BYTES = 16384;
+
+/** For threads in the kernel. */
+export const kernelStack: StackOf = address => Math.floor(address / KERNEL_STACK_BYTES);
 
 /** How often the map is read again for an address that was in no mapping, ms. */
 const AGAIN_MS = 50;

@@ -2,6 +2,8 @@
 
 import { existsSync, readFileSync } from 'node:fs';
 
+/** The kernel's idle threads, one for each CPU, have this number, and no folder. */
+const IDLE = 0;
 /** How often a name is read again, ms: threads are named after they have begun. */
 const AGAIN_MS = 500;
 
@@ -21,6 +23,7 @@ export class ThreadNames {
 }
 
 function read(pid: number, tid: number): string | undefined {
+  if (tid === IDLE) return 'swapper';
   try {
     const name = readFileSync(`/proc/${pid}/task/${tid}/comm`, 'utf8').replace(/\n$/, '');
     // A name is anything: keep it on its line.
@@ -32,5 +35,5 @@ function read(pid: number, tid: number): string | undefined {
 
 /** Whether the thread still runs. */
 export function threadRuns(pid: number, tid: number): boolean {
-  return existsSync(`/proc/${pid}/task/${tid}`);
+  return tid === IDLE || existsSync(`/proc/${pid}/task/${tid}`);
 }

@@ -38,6 +38,10 @@ export interface TracerOptions {
   readonly roots?: SelectorSet;
   /** All where empty. */
   readonly tids: readonly number[];
+  /** The running kernel is traced: texts are in its memory, and its threads leave no frames by a jump. */
+  readonly ofKernel?: boolean;
+  /** A process whose own calls are left out. */
+  readonly exceptPid?: number;
 }
 
 /** A form of the session program: how many words it writes, and whether it reads texts. */
@@ -99,7 +103,7 @@ export class Tracer {
       flags: MAP_FLAG.MMAPABLE,
     });
     const all = [this.#records, this.#lost];
-    this.#ids = this.#hasThreadIds();
+    this.#ids = options.ofKernel === true || this.#hasThreadIds();
     // Without ids the threads' trees can't be told apart in the process: what is written is more, and its reader knows.
     if (options.roots === undefined || !this.#ids)
       this.#maps = { records: this.#records, lost: this.#lost, all };
@@ -159,6 +163,10 @@ export class Tracer {
     let missed = 0n;
     for (const { link, prog } of this.#traced.values()) missed += link.missed + (prog.missed ?? 0n);
     return missed;
+  }
+
+  get links(): readonly TracingMultiLink[] {
+    return this.#links(this.#traced);
   }
 
   #links(of: ReadonlyMap<string, Attached>): TracingMultiLink[] {
@@ -242,14 +250,14 @@ export class Tracer {
       else list.push({ target, cookie });
     }
     const ids = this.#ids;
-    const { tids } = this.#options;
+    const { tids, exceptPid, ofKernel = false } = this.#options;
     for (const [form, targets] of wanted)
       this.#join(this.#traced, form.name, targets, () => ({
         attachType: 'fsession',
         argumentWords: form.words,
-        insns: traceProgram(this.#maps, { ...form, ids, tids }),
+        insns: traceProgram(this.#maps, { ...form, ids, tids, exceptPid, ofKernel }),
       }));
-    this.#watchUnwinding();
+    if (!ofKernel) this.#watchUnwinding();
   }
 
   #join(
