@@ -1,10 +1,13 @@
 import { defineConfig } from 'vitest/config';
 
-const common = { pool: 'forks', testTimeout: 60_000, hookTimeout: 120_000 } as const;
+const common = { pool: 'forks', testTimeout: 120_000, hookTimeout: 120_000 } as const;
 
-// Unit tests stand beside their sources, and share the machine's cores. tests/ holds what needs a live process or a
-// compiler: after them, one file after the other, since most of them trace processes and mind the time. tests/vm/ boots
-// virtual machines, whose emulation takes every core: last.
+/** What minds the time, or keeps both cores busy. */
+const ALONE = ['bench', 'latency', 'links', 'soak', 'stops'].map(name => `tests/${name}.test.ts`);
+
+// Unit tests stand beside their sources. tests/ holds what needs a live process or a compiler: most of it waits for one
+// process at a time, so two files share the two cores of a small machine; then come those that must be alone. tests/vm/
+// boots virtual machines, whose emulation takes every core: last.
 export default defineConfig({
   test: {
     projects: [
@@ -22,8 +25,17 @@ export default defineConfig({
           ...common,
           name: 'live',
           include: ['tests/**/*.test.ts'],
-          exclude: ['tests/vm/**'],
+          exclude: [...ALONE, 'tests/vm/**'],
           sequence: { groupOrder: 1 },
+          maxWorkers: 2,
+        },
+      },
+      {
+        test: {
+          ...common,
+          name: 'alone',
+          include: ALONE,
+          sequence: { groupOrder: 2 },
           fileParallelism: false,
         },
       },
@@ -34,7 +46,7 @@ export default defineConfig({
           testTimeout: 180_000,
           hookTimeout: 180_000,
           include: ['tests/vm/*.test.ts'],
-          sequence: { groupOrder: 2 },
+          sequence: { groupOrder: 3 },
           fileParallelism: false,
         },
       },

@@ -1,6 +1,6 @@
 /**
- * What the package exports, and nothing else: a live process as a machine that takes BPF programs, and what is needed
- * to write, attach and read them.
+ * What the package exports, and nothing else: a live process and the running kernel as machines that take BPF programs, and
+ * what is needed to write, attach and read them.
  */
 
 export * as bpf from './bpf/builder.js';
@@ -26,6 +26,7 @@ export type {
   TracingLink,
   TracingMultiLink,
 } from './kernel/kernel.js';
+export { LinuxKernel } from './kernel/linux/machine.js';
 export { ProcessKernel } from './kernel/process/machine.js';
 export { Session } from './kernel/process/session.js';
 export { RefusedTargetError } from './kernel/refused.js';

@@ -14,7 +14,7 @@ import { fileFunctions } from './support/symbols.js';
 
 const THREADS = 16;
 const FUNCTIONS = 200;
-const CYCLES = SOAK ? 2000 : 80;
+const CYCLES = SOAK ? 2000 : 40;
 /** 201 functions: the 200 of a round, and the one that 40 of them call. */
 const SELECTORS = ['work_*', 'inner'];
 /** Mappings that may come and go by themselves (thread stacks, malloc arenas). */
@@ -202,7 +202,7 @@ describe('a process with 16 threads', () => {
     const { load } = await startLoad();
     load.say('go');
     await load.expectOutput(/^going/m);
-    for (let cycle = 0; cycle < 5; cycle++) {
+    for (let cycle = 0; cycle < (SOAK ? 10 : 3); cycle++) {
       const done = await multitrace(['count', '*:*', '-p', `${load.pid}`, '--duration', '0.2', '--json'], {
         timeoutMs: 60_000,
       });

@@ -257,8 +257,8 @@ const CASES: Record<string, Case> = {
       expect(all.backwards).toBe(0);
       expect(all.last).toBeGreaterThanOrEqual(all.first);
       expect(all.boot).toBeGreaterThanOrEqual(all.first - 1e6);
-      // Coarse time is at most a tick behind.
-      expect(Math.abs(all.coarse - all.last)).toBeLessThan(50e6);
+      // Coarse time is at most a tick behind, and the thread may have to wait between the two.
+      expect(Math.abs(all.coarse - all.last)).toBeLessThan(500e6);
       expect(Math.abs(all.tai / 1e6 - Date.now())).toBeLessThan(120_000);
       expect(all.jiffies).toBeGreaterThan(0);
     },

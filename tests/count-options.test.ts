@@ -3,7 +3,7 @@
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { describeRun, multitrace, Running, startMultitrace } from './support/command.js';
 import { compileTarget, ownCounts } from './support/compile.js';
-import { changedCode, processState, tracerOf } from './support/process.js';
+import { changedCode, processState, tracerOf, until } from './support/process.js';
 import { countCommand, countOf, parseReport } from './support/report.js';
 import { missingCommand } from './support/skip.js';
 
@@ -122,10 +122,10 @@ describe.skipIf(lacking)('a running process', () => {
     expect(done.status, describeRun(done)).toBe(0);
     expect(report.pid).toBe(program.pid);
     expect(report.exit).toEqual({ code: null, signal: null });
-    // One call each millisecond at most.
-    expect(report.functions[0].count).toBeGreaterThan(50);
-    expect(report.functions[0].count).toBeLessThan(1000);
-    expect(done.durationMs).toBeLessThan(5000);
+    // One call each millisecond at most, for ever.
+    expect(report.functions[0].count).toBeGreaterThan(10);
+    expect(report.functions[0].count).toBeLessThan(done.durationMs);
+    expect(done.durationMs).toBeLessThan(20_000);
     expect(changedCode(program.pid).changed).toEqual([]);
     expect(tracerOf(program.pid)).toBe(0);
     expect(processState(program.pid)).toMatch(/[SR]/);
@@ -147,7 +147,9 @@ describe.skipIf(lacking)('a running process', () => {
     const rows = done.stdout.split('\n').filter(line => /\btick\b/.test(line));
     expect(rows.length, describeRun(done)).toBeGreaterThanOrEqual(4);
     const calls = rows.map(row => Number(/\d[\d,]*/.exec(row)?.[0].replaceAll(',', '')));
-    for (const one of calls.slice(0, 4)) expect(one, 'calls of one interval only').toBeLessThan(350);
+    // One call each millisecond at most: if each row had all calls until then, four would have twice as many and more.
+    const shown = calls.slice(0, 4).reduce((sum, one) => sum + one, 0);
+    expect(shown, `calls of one interval only: ${calls}`).toBeLessThan(done.durationMs);
   });
 
   test('SIGINT, SIGTERM and SIGHUP end the tracing with its result', async () => {
@@ -155,12 +157,13 @@ describe.skipIf(lacking)('a running process', () => {
       const program = await waiting();
       const tracer = startMultitrace(['count', 'tick', '-p', `${program.pid}`, '--json']);
       onTestFinished(() => tracer.stop());
-      await new Promise(resolve => setTimeout(resolve, 1500));
+      await until('it is patched', () => changedCode(program.pid).changed.length > 0);
+      await new Promise(resolve => setTimeout(resolve, 300));
       const told = performance.now();
       tracer.child.kill(signal);
       const ended = await tracer.ended;
-      expect(performance.now() - told, signal).toBeLessThan(2000);
-      expect(parseReport(ended).functions[0].count, describeRun(ended)).toBeGreaterThan(50);
+      expect(performance.now() - told, signal).toBeLessThan(10_000);
+      expect(parseReport(ended).functions[0].count, describeRun(ended)).toBeGreaterThan(10);
       expect(changedCode(program.pid).changed).toEqual([]);
       expect(processState(program.pid)).toMatch(/[SR]/);
     }
@@ -178,7 +181,7 @@ describe.skipIf(lacking)('a running process', () => {
       // Only a process's parent is sure to be told how it ended.
       if (report.exit.code !== null || report.exit.signal !== null) expect(report.exit).toEqual(exit);
       expect(countOf(report, 'spin'), describeRun(done)).toBeGreaterThan(1000);
-      expect(done.durationMs, 'it ends when the process does').toBeLessThan(6000);
+      expect(done.durationMs, 'it ends when the process does').toBeLessThan(20_000);
       const ended = await program.ended;
       expect(ended.signal ?? ended.status).toBe(exit.signal ?? exit.code);
     }

@@ -15,7 +15,7 @@ import { compileTarget } from './support/compile.js';
 import { ROOT } from './support/paths.js';
 import { processState, tracerOf, until } from './support/process.js';
 import { Planted } from './support/routines.js';
-import { missingCommand } from './support/skip.js';
+import { missingCommand, SOAK } from './support/skip.js';
 
 const DIST = process.env.MULTITRACE_DIST ?? join(ROOT, 'dist');
 const lacking = missingCommand('gcc');
@@ -225,7 +225,7 @@ test.skipIf(lacking !== undefined)(
   },
 );
 
-const KILLS = process.env.MULTITRACE_SOAK === undefined ? 20 : 500;
+const KILLS = SOAK ? 500 : 10;
 test.skipIf(lacking !== undefined)(
   `the tracer killed in a storm of faults ${KILLS} times: the process goes on, with its own handler every other time`,
   async () => {

@@ -3,7 +3,10 @@
  * with a compiler's nop sleds or without; functions with several names, and functions chosen at start (IFUNC).
  */
 
-import { describe, expect, test } from 'vitest';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, test } from 'vitest';
 import { describeRun, multitrace, Running, run } from './support/command.js';
 import { compileTarget, ownCounts, type Recipe } from './support/compile.js';
 import { changedCode } from './support/process.js';
@@ -67,10 +70,14 @@ const STATIC_FUNCTIONS = ['by_pointer', 'by_table_a', 'by_table_b'];
 /** At most so many of the 32 functions of counts.c may be out of reach in any format. */
 const MOST_SKIPPED = 6;
 
+/** Where these programs run: what -pg links in writes a profile into the folder that it stands in. */
+const cwd = mkdtempSync(join(tmpdir(), 'multitrace-formats-'));
+afterAll(() => rmSync(cwd, { recursive: true }));
+
 async function countsAsItself(recipe: Recipe, without: readonly string[] = []): Promise<void> {
   const program = compileTarget(recipe);
-  const plain = await run(program, [HEAVY]);
-  const { report, run: traced } = await countCommand(['*'], [program, HEAVY]);
+  const plain = await run(program, [HEAVY], { cwd });
+  const { report, run: traced } = await countCommand(['*'], [program, HEAVY], { cwd });
   expect(traced.stderr, describeRun(traced)).toBe(plain.stdout);
   expect(traced.status).toBe(plain.status);
   const own = ownCounts(plain.stdout);

@@ -14,6 +14,7 @@ import { BpfError } from '../src/kernel/errno.js';
 import { fakeFunction, RecordingKernel } from '../src/libbpf/fixture.js';
 import { BpfObject } from '../src/libbpf/object.js';
 import { BPF_PROGRAMS, bpfPrograms, compileBpfFile, missingBpfCompiler } from './support/bpf.js';
+import { cpuMs } from './support/cpu_time.js';
 import { randomNumbers } from './support/random.js';
 import { SOAK } from './support/skip.js';
 
@@ -92,12 +93,6 @@ function mutate({ bytes, hot }: Sample, random: () => number): Buffer {
     }
   }
   return copy;
-}
-
-/** Time of ours since `start`, ms: others may be using the machine. */
-function cpuMs(start: NodeJS.CpuUsage): number {
-  const { user, system } = process.cpuUsage(start);
-  return (user + system) / 1000;
 }
 
 /** Opens and loads; true where that was done. */

@@ -3,7 +3,7 @@
  * goes on as if nothing had been.
  */
 
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { describeRun, Running, run } from './support/command.js';
 import { ROOT } from './support/paths.js';
 import { missingFile } from './support/skip.js';
@@ -41,23 +41,28 @@ const PROGRAMS = {
     'import time, math, sys\nsys.stdin.close()\nt = time.time() + 3\nwhile time.time() < t:\n  s = sum(math.sin(i * 0.5) * math.sqrt(i) for i in range(1000))\n  assert s == sum(math.sin(i * 0.5) * math.sqrt(i) for i in range(1000)), s\nprint("computed")',
 };
 
+// At once: they wait for most of their time.
 for (const [what, source] of Object.entries(PROGRAMS))
   for (const how of ['borrowed', 'called', 'given back', 'not at all'])
-    test.skipIf(lacking !== undefined)(`a thread ${what}, its tracer killed: ${how}`, async () => {
-      const target = new Running(PYTHON, ['-c', source], { keepInput: true, timeoutMs: 30_000 });
-      onTestFinished(() => target.stop());
-      await new Promise(done => setTimeout(done, 400));
-      const tracer = await run(process.execPath, [
-        '--input-type=module',
-        '-e',
-        TRACER,
-        ROOT,
-        `${target.pid}`,
-        how,
-      ]);
-      expect(tracer.signal, describeRun(tracer)).toBe(how === 'not at all' ? null : 'SIGKILL');
-      if (what.includes('waits')) target.say('line');
-      const ended = await target.ended;
-      expect(ended.stdout, describeRun(ended)).toMatch(/^(read line|slept True|computed)\n$/);
-      expect(ended.status, describeRun(ended)).toBe(0);
-    });
+    test.skipIf(lacking !== undefined)(
+      `a thread ${what}, its tracer killed: ${how}`,
+      { concurrent: true },
+      async ({ onTestFinished }) => {
+        const target = new Running(PYTHON, ['-c', source], { keepInput: true, timeoutMs: 30_000 });
+        onTestFinished(() => target.stop());
+        await new Promise(done => setTimeout(done, 400));
+        const tracer = await run(process.execPath, [
+          '--input-type=module',
+          '-e',
+          TRACER,
+          ROOT,
+          `${target.pid}`,
+          how,
+        ]);
+        expect(tracer.signal, describeRun(tracer)).toBe(how === 'not at all' ? null : 'SIGKILL');
+        if (what.includes('waits')) target.say('line');
+        const ended = await target.ended;
+        expect(ended.stdout, describeRun(ended)).toMatch(/^(read line|slept True|computed)\n$/);
+        expect(ended.status, describeRun(ended)).toBe(0);
+      },
+    );

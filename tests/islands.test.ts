@@ -19,7 +19,7 @@ const OWN = ['looped', 'middle', 'tiny', 'behind_tiny'];
 const LIBC = ['memcpy', 'memmove', 'mempcpy', 'strlen'].map(name => `libc:${name}`);
 const lacking = missingCommand('gcc');
 /** Attaching, detaching, and letting a signal come at every moment of it. */
-const CYCLES = SOAK ? 400 : 25;
+const CYCLES = SOAK ? 400 : 10;
 
 const RECIPES: readonly (readonly [string, Recipe])[] = [
   ['gcc', { source: 'islands.c' }],

@@ -90,17 +90,21 @@ describe.skipIf(lacking)('latency', () => {
   });
 
   test('what a call costs is measured: more than nothing, and more than the part within the duration', async () => {
-    const run = await multitrace(['latency', 'leaf', '--json', '--', trees(), 'calls', '200000']);
-    const [{ functions, overhead }] = parse(run);
-    expect(functions[0].calls).toBe(200_000);
-    expect(overhead).not.toBe(null);
-    const { perCallNs, measuredNs } = overhead!;
-    expect(measuredNs).toBeGreaterThan(3);
-    expect(measuredNs).toBeLessThan(perCallNs);
-    expect(perCallNs).toBeLessThan(2000);
-    // leaf does next to nothing: what is measured of it is what tracing adds.
-    expect(functions[0].p50Ns / measuredNs).toBeGreaterThan(0.4);
-    expect(functions[0].p50Ns / measuredNs).toBeLessThan(2.5);
+    const ratios: number[] = [];
+    for (let i = 0; i < 3; i++) {
+      const { functions, overhead } = await latency(['leaf'], [trees(), 'calls', '200000']);
+      expect(functions[0].calls).toBe(200_000);
+      expect(overhead).not.toBe(null);
+      const { perCallNs, measuredNs } = overhead!;
+      expect(measuredNs).toBeGreaterThan(3);
+      expect(measuredNs).toBeLessThan(perCallNs);
+      expect(perCallNs).toBeLessThan(5000);
+      ratios.push(functions[0].p50Ns / measuredNs);
+    }
+    // leaf does next to nothing: what is measured of it is what tracing adds. Both are measured, a second apart.
+    const [, median] = ratios.sort((a, b) => a - b);
+    expect(median, `${ratios}`).toBeGreaterThan(0.4);
+    expect(median, `${ratios}`).toBeLessThan(2.5);
   });
 
   test('as a table, with histograms as bcc prints them', async () => {

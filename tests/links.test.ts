@@ -20,7 +20,7 @@ import { changedCode } from './support/process.js';
 import { missingCommand, SOAK } from './support/skip.js';
 
 const THREADS = 16;
-const CYCLES = SOAK ? 500 : 60;
+const CYCLES = SOAK ? 500 : 30;
 const lacking = missingCommand('gcc');
 const traced = test.skipIf(lacking !== undefined);
 
@@ -258,7 +258,7 @@ for (const [what, flags] of [
     const stays = new Counter(kernel, SelectorSet.parse(['work_*']));
     await order('go');
     const others: Counter[] = [];
-    const until = performance.now() + (SOAK ? 120_000 : 6_000);
+    const until = performance.now() + (SOAK ? 120_000 : 3_000);
     let changes = 0;
     while (performance.now() < until) {
       if (others.length === 0 || (others.length < 5 && random(2) === 0))

@@ -4,7 +4,7 @@
  * works.
  */
 
-import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
@@ -325,6 +325,16 @@ test.skipIf(lacking !== undefined)(
   },
 );
 
+/** How often the threads of a process have waited for something so far: each wake-up ends one such wait. */
+function waitsOf(pid: number): number {
+  let waits = 0;
+  for (const tid of readdirSync(`/proc/${pid}/task`)) {
+    const status = readFileSync(`/proc/${pid}/task/${tid}/status`, 'latin1');
+    waits += Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(status)![1]);
+  }
+  return waits;
+}
+
 /** CPU time of a process so far, ms. */
 function cpuOf(pid: number): number {
   const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
@@ -332,18 +342,26 @@ function cpuOf(pid: number): number {
   return (Number(fields[11]) + Number(fields[12])) * 10;
 }
 
+/** About 40 in truth: timers of 50 ms, some of which node serves together. A timer of 10 ms would alone be 100. */
+const WAKES_AT_REST = 80;
+
 test.skipIf(lacking !== undefined)('waiting for records that do not come costs nearly nothing', async () => {
   const hard = await Hard.start(0);
   const tracer = startMultitrace(['run', object('silent'), '-p', String(hard.pid)]);
   onTestFinished(() => tracer.stop());
   await tracer.expectOutput(/functions of process/, 'stderr', 30_000);
   await new Promise(done => setTimeout(done, 1000));
-  const [from, began] = [cpuOf(tracer.pid), performance.now()];
-  await new Promise(done => setTimeout(done, 3000));
-  const share = (cpuOf(tracer.pid) - from) / (performance.now() - began);
-  console.log(`at rest: ${(100 * share).toFixed(2)} % of a CPU`);
-  // About 1 of 100 on a quiet machine, and the clock counts in steps of 0.3; polling every 10 ms costs 4 and more.
-  expect(share).toBeLessThan(0.035);
+  const [waits, cpu, began] = [waitsOf(tracer.pid), cpuOf(tracer.pid), performance.now()];
+  await new Promise(done => setTimeout(done, 2000));
+  const seconds = (performance.now() - began) / 1000;
+  const [wakes, share] = [
+    (waitsOf(tracer.pid) - waits) / seconds,
+    (cpuOf(tracer.pid) - cpu) / 1000 / seconds,
+  ];
+  console.log(`at rest: ${wakes.toFixed(0)} wake-ups a second, ${(100 * share).toFixed(1)} % of a CPU`);
+  // A busy machine makes wake-ups fewer, never more. The time is for loops that never wait: those take all of a CPU.
+  expect(wakes).toBeLessThan(WAKES_AT_REST);
+  expect(share).toBeLessThan(0.25);
   tracer.child.kill('SIGINT');
   await tracer.ended;
   expect(existsSync(`/proc/${hard.pid}`)).toBe(true);

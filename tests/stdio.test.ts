@@ -10,7 +10,7 @@ import { describe, expect, onTestFinished, test } from 'vitest';
 import { descendants, describeRun, multitrace, Running, run, startMultitrace } from './support/command.js';
 import { compileTarget } from './support/compile.js';
 import { MULTITRACE, ROOT } from './support/paths.js';
-import { processState, until } from './support/process.js';
+import { changedCode, processState, until } from './support/process.js';
 import { countCommand, countOf, parseReport } from './support/report.js';
 import { missingCommand, SOAK } from './support/skip.js';
 
@@ -21,7 +21,7 @@ const BEHAVES_LINE = (...args: string[]) =>
 
 describe.skipIf(lacking)('exit status', () => {
   // Each takes a third of a second: all 256 in the long form.
-  const CODES = SOAK ? [...Array(256).keys()] : [0, 1, 2, 3, 42, 100, 126, 127, 128, 129, 137, 254, 255];
+  const CODES = SOAK ? [...Array(256).keys()] : [0, 1, 42, 127, 128, 137, 255];
   test(`${CODES.length} codes pass through`, async () => {
     for (const code of CODES) {
       const { report, run: traced } = await countCommand(['tick'], [behaves(), 'exit', `${code}`]);
@@ -32,23 +32,19 @@ describe.skipIf(lacking)('exit status', () => {
   }, 300_000);
 
   test('death by a signal is 128 + its number, and its name', async () => {
-    const names = [
+    // Those that a tracer sees otherwise than the rest are in the short form, too.
+    const few = ['SIGINT', 'SIGTRAP', 'SIGABRT', 'SIGKILL', 'SIGSEGV', 'SIGPIPE', 'SIGTERM'] as const;
+    const others = [
       'SIGHUP',
-      'SIGINT',
       'SIGQUIT',
       'SIGILL',
-      'SIGTRAP',
-      'SIGABRT',
       'SIGBUS',
       'SIGFPE',
-      'SIGKILL',
       'SIGUSR1',
-      'SIGSEGV',
-      'SIGPIPE',
       'SIGALRM',
-      'SIGTERM',
       'SIGXCPU',
     ] as const;
+    const names = [...few, ...(SOAK ? others : [])];
     for (const name of names) {
       const number = constants.signals[name];
       const { report, run: traced } = await countCommand(['tick'], [behaves(), 'kill', `${number}`]);
@@ -87,7 +83,7 @@ describe.skipIf(lacking)('streams', () => {
     const traced = startMultitrace(['count', 'tick', '--', behaves(), 'cat'], { input });
     onTestFinished(() => traced.stop());
     traced.child.stdout!.pause();
-    await new Promise(resolve => setTimeout(resolve, 1500));
+    await new Promise(resolve => setTimeout(resolve, 700));
     traced.child.stdout!.resume();
     const done = await traced.ended;
     expect(done.stderr).not.toMatch(/write:|temporarily/);
@@ -210,7 +206,8 @@ describe.skipIf(lacking)('terminal', () => {
     await session.expectOutput(/\btick\b/);
     session.child.stdin!.end();
     const done = await session.ended;
-    expect(performance.now() - told).toBeLessThan(3000);
+    // By itself it would go on for ever.
+    expect(performance.now() - told).toBeLessThan(10_000);
     expect(done.status, describeRun(done)).toBe(130);
   }, 60_000);
 
@@ -263,7 +260,9 @@ describe.skipIf(lacking)('signals to us', () => {
     const told = performance.now();
     traced.child.kill('SIGINT');
     await traced.expectOutput(/^\{.*\}\n$/);
-    expect(performance.now() - told).toBeLessThan(2000);
+    expect(performance.now() - told, 'without waiting for the program, which never ends').toBeLessThan(
+      10_000,
+    );
     const report = JSON.parse(traced.stdoutSoFar) as { exit: unknown };
     expect(report.exit).toEqual({ code: null, signal: null });
     expect(processState(pid), 'the program goes on').toMatch(/[SR]/);
@@ -318,8 +317,8 @@ test('npm start forwards SIGTERM and passes the status through', async ({ skip }
     `${target.pid}`,
   ]);
   onTestFinished(() => running.stop());
-  await until('it is attached', () => descendants(running.pid).length > 0);
-  await new Promise(resolve => setTimeout(resolve, 1500));
+  await until('it is attached', () => changedCode(target.pid).changed.length > 0);
+  await new Promise(resolve => setTimeout(resolve, 300));
   running.child.kill('SIGTERM');
   const done = await running.ended;
   expect(countOf(parseReport(done), 'tick'), describeRun(done)).toBeGreaterThan(0);

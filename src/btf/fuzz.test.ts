@@ -5,6 +5,7 @@
 
 import { existsSync, readFileSync } from 'node:fs';
 import { afterAll, describe, expect, it } from 'vitest';
+import { cpuMs } from '../../tests/support/cpu_time.js';
 import { decodeProgram } from '../bpf/encoding.js';
 import { type BpfInsn, slotsOf } from '../bpf/instruction.js';
 import { BpfError } from '../kernel/errno.js';
@@ -138,12 +139,6 @@ const EDGES = [
   0, 1, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 0xffff_fffc, 0x0001_0000, 0x0400_ffff, 0x00ff_ffff,
   0x8400_0001,
 ];
-
-/** Time of ours since `start`, ms: others may be using the machine. */
-function cpuMs(start: NodeJS.CpuUsage): number {
-  const { user, system } = process.cpuUsage(start);
-  return (user + system) / 1000;
-}
 
 /** Runs an action that may be refused; anything but a BpfError goes through. */
 function attempt<T>(action: () => T): T | undefined {

@@ -11,6 +11,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { cpuMs } from '../../tests/support/cpu_time.js';
 import { BpfError } from '../kernel/errno.js';
 import { ElfFile } from './file.js';
 import { DT_RELASZ, PF_X, PT_LOAD, R_X86_64_RELATIVE } from './format.js';
@@ -121,15 +122,15 @@ describe.skipIf(!installed('readelf'))('what readelf says of real files', () => 
 describe('reading lazily', () => {
   it('opens a program of 90 MB without reading it, and all its symbols in well under a second', () => {
     const before = process.memoryUsage().rss;
-    const start = performance.now();
+    const start = process.cpuUsage();
     const elf = ElfFile.open(process.execPath);
-    const opened = performance.now() - start;
+    const opened = cpuMs(start);
     expect(elf.size).toBeGreaterThan(50e6);
     expect(process.memoryUsage().rss - before).toBeLessThan(20e6);
     expect(opened).toBeLessThan(200);
     const symbols = elf.symbols(new Set(['FUNC']));
     expect(symbols.length).toBeGreaterThan(10_000);
-    expect(performance.now() - start).toBeLessThan(2_000);
+    expect(cpuMs(start)).toBeLessThan(2_000);
   });
 
   it('gives the bytes behind an address as the file has them', () => {

@@ -348,6 +348,8 @@ export interface Kernel {
   kfuncNumber(name: string): number | undefined;
   /** The address of a kernel variable or function (`.ksyms`); `undefined` where there is none. */
   ksymAddress(name: string): bigint | undefined;
+  /** The BTF id of a kernel variable that has a type; `undefined` where there is none. */
+  ksymTypeId(name: string): number | undefined;
   /** A setting of the kernel (`.kconfig`): a number, or a text; `undefined` where it is not set. */
   kconfig(name: string): bigint | string | undefined;
   /** Whether some program that is loaded may print lines. */

@@ -213,6 +213,9 @@ export class RecordingKernel implements Kernel {
   ksymAddress(): undefined {
     return undefined;
   }
+  ksymTypeId(): undefined {
+    return undefined;
+  }
   kconfig(): undefined {
     return undefined;
   }

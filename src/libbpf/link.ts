@@ -44,6 +44,8 @@ export interface LinkInput {
   /** The machine's kernel functions, and its kernel's variables and functions by address. */
   kfuncNumber(name: string): number | undefined;
   ksymAddress(name: string): bigint | undefined;
+  /** Of a variable that the object gives a type: its id in the kernel's types. */
+  ksymTypeId(name: string): number | undefined;
   /** Where a variable of `.kconfig` stands; `undefined` for other externs. */
   kconfig(name: string, weak: boolean): { readonly map: BpfMap; readonly offset: number } | undefined;
 }
@@ -274,6 +276,8 @@ class Linker {
     const weak = symbol.bind === 'WEAK';
     const variable = this.#input.kconfig(symbol.name, weak);
     if (variable !== undefined) return this.#mapValue(fn, insn, ownSlot, variable.map, variable.offset);
+    const typeId = this.#isTyped(symbol.name) ? this.#input.ksymTypeId(symbol.name) : undefined;
+    if (typeId !== undefined) return loadImmediate64(insn.dst, PSEUDO.BTF_ID, BigInt(typeId));
     const address =
       this.#input.ksymAddress(symbol.name) ??
       // That it is not zero says that it is there.
@@ -281,6 +285,15 @@ class Linker {
     if (address !== undefined) return loadImmediate64(insn.dst, PSEUDO.IMM, address);
     if (weak) return loadImmediate64(insn.dst, PSEUDO.IMM, 0n);
     throw this.#error('ENOENT', fn, ownSlot, `it refers to ${symbol.name}, ${NO_SUCH_KSYM}`);
+  }
+
+  /** Whether the object says of an extern variable what it is, not only that it is there. */
+  #isTyped(name: string): boolean {
+    const { btf } = this.#input;
+    const id = btf?.find(name, 'var');
+    if (btf === undefined || id === undefined) return false;
+    const variable = btf.type(id);
+    return variable.kind === 'var' && btf.type(btf.resolve(variable.type)).kind !== 'void';
   }
 
   #referTo(

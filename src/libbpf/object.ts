@@ -239,6 +239,7 @@ export class BpfObject implements Disposable {
       dataMap: section => this.#dataSections.get(section)?.map,
       kfuncNumber: name => this.#kernel?.kfuncNumber(name),
       ksymAddress: name => this.#kernel?.ksymAddress(name),
+      ksymTypeId: name => this.#kernel?.ksymTypeId(name),
       kconfig: (name, weak) => this.#kconfig(name, weak),
     });
   }

@@ -100,6 +100,7 @@ export function annotatedCases({ name: file, object, error }: Compiled): Case[] 
           dataMap: index => data.get(index),
           kfuncNumber,
           ksymAddress: () => undefined,
+          ksymTypeId: () => undefined,
           kconfig: () => undefined,
         });
         if (linked.poisoned.length > 0) return [{ ...base, unlinked: 'asks for types of a kernel' }];

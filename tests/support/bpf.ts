@@ -5,8 +5,9 @@
 
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
+import { publish } from './compile.js';
 import { ROOT } from './paths.js';
 import { missingCommand, missingFile } from './skip.js';
 
@@ -48,7 +49,7 @@ export function compileBpfFile(source: string, cpu: CpuVersion = 'v3'): string {
   const unfinished = `${object}.${process.pid}`;
   const done = spawnSync(CLANG, [...flags, '-c', source, '-o', unfinished], { encoding: 'utf8' });
   if (done.status !== 0) throw new Error(`${CLANG} ${flags.join(' ')} ${source}: ${done.stderr}`);
-  renameSync(unfinished, object);
+  publish(unfinished, object);
   return object;
 }
 
@@ -70,7 +71,7 @@ export function compileBpfTarget(): string {
     const unfinished = `${program}.${process.pid}`;
     const done = spawnSync('gcc', ['-O2', '-g', '-pthread', '-o', unfinished, source], { encoding: 'utf8' });
     if (done.status !== 0) throw new Error(`gcc: ${done.stderr}`);
-    renameSync(unfinished, program);
+    publish(unfinished, program);
   }
   target = program;
   return program;

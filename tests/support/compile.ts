@@ -5,7 +5,7 @@
 
 import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from 'node:fs';
+import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join, parse } from 'node:path';
 import { BUILT_TARGETS, TARGETS } from './paths.js';
 
@@ -70,8 +70,18 @@ export function compileTarget(recipe: Recipe): string {
   );
   if (done.status !== 0) throw new Error(`${compiler} ${flags.join(' ')} ${recipe.source}: ${done.stderr}`);
   if (recipe.strip !== undefined) execFileSync('strip', [...recipe.strip, unfinished]);
-  renameSync(unfinished, program);
+  publish(unfinished, program);
   return program;
+}
+
+/** Gives a finished file its name, unless another process was faster: theirs may run already, and is the same. */
+export function publish(unfinished: string, path: string): void {
+  try {
+    linkSync(unfinished, path);
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== 'EEXIST') throw cause;
+  }
+  rmSync(unfinished);
 }
 
 /** Libraries go behind the source that needs them. */

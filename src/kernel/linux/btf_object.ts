@@ -18,6 +18,9 @@ const FUNC_BYTES = 8;
 /** Words before a type's own: name, info, size or type. */
 const TYPE_WORDS = 3;
 const PARAM_WORDS = 2;
+const SECTION_ENTRY_WORDS = 3;
+const COUNT_MASK = 0xffff;
+const KSYMS = '.ksyms';
 
 export interface KernelBtf {
   readonly bytes: Uint8Array;
@@ -49,10 +52,23 @@ export function kernelBtf(btf: Btf, lines: readonly LineInfo[], options: BtfOpti
     }
     return offset;
   };
+  const someInt = starts.findIndex(start => kindOfInfo(words[start + 1]) === KIND.INT) + 1;
+  const removed: (readonly [from: number, to: number])[] = [];
   for (const start of starts) {
     const kind = kindOfInfo(words[start + 1]);
-    // Variables of a kernel, such as its settings, are ours here: they have a place in a map.
-    if (kind === KIND.VAR && words[start + TYPE_WORDS] === EXTERN) words[start + TYPE_WORDS] = ALLOCATED;
+    if (kind === KIND.VAR) {
+      // Variables of a kernel, such as its settings, are ours here: they have a place in a map.
+      if (words[start + TYPE_WORDS] === EXTERN) words[start + TYPE_WORDS] = ALLOCATED;
+      // Some are of no type: only their address is meant.
+      if (btf.type(btf.resolve(words[start + 2])).kind === 'void') words[start + 2] = someInt;
+    }
+    // Addresses of a kernel are in no section of ours.
+    if (kind === KIND.DATASEC && btf.nameAt(words[start]) === KSYMS) {
+      const count = words[start + 1] & COUNT_MASK;
+      words[start + 1] -= count;
+      words[start + 2] = 1;
+      removed.push([start + TYPE_WORDS, start + TYPE_WORDS + count * SECTION_ENTRY_WORDS]);
+    }
     if (kind !== KIND.FUNC) continue;
     const linkage = words[start + 1] & LINKAGE_MASK;
     if (linkage === EXTERN) {
@@ -67,17 +83,29 @@ export function kernelBtf(btf: Btf, lines: readonly LineInfo[], options: BtfOpti
     [slot, nameOf(file), nameOf(text), ((line << 10) | Math.min(column, 1023)) >>> 0].forEach((word, at) => {
       view.setUint32(i * LINE_BYTES + at * 4, word, true);
     });
+  const types = without(words, removed);
   const header = Buffer.alloc(HEADER_SIZE);
   header.writeUInt16LE(BTF_MAGIC, 0);
   header.writeUInt8(BTF_VERSION, 2);
   header.writeUInt32LE(HEADER_SIZE, 4);
-  header.writeUInt32LE(words.byteLength, 12);
-  header.writeUInt32LE(words.byteLength, 16);
+  header.writeUInt32LE(types.length, 12);
+  header.writeUInt32LE(types.length, 16);
   header.writeUInt32LE(namesEnd, 20);
   return {
-    bytes: Buffer.concat([header, new Uint8Array(words.buffer), ...names]),
+    bytes: Buffer.concat([header, types, ...names]),
     lines: info,
   };
+}
+
+/** The bytes of words without some of them. */
+function without(words: Uint32Array, removed: readonly (readonly [from: number, to: number])[]): Uint8Array {
+  const parts: Uint8Array[] = [];
+  let from = 0;
+  for (const [start, end] of [...removed, [words.length, words.length] as const]) {
+    parts.push(new Uint8Array(words.buffer, from * 4, (start - from) * 4));
+    from = end;
+  }
+  return Buffer.concat(parts);
 }
 
 /** A prototype's parameters without a name get one: the kernel wants functions' to have them. */

@@ -54,6 +54,11 @@ export const KERNEL_DENIED: readonly DeniedFunctions[] = [
     ],
     why: 'the code around every tracing program calls it',
   },
+  {
+    // The kernel takes it, and hangs: the end of a program on it would call it again, without end.
+    names: ['rcu_read_unlock_special'],
+    why: 'the end of a tracing program may call it: a program on it would call itself until the machine stands still',
+  },
 ];
 
 /** Left out for programs at the return. */

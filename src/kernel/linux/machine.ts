@@ -30,6 +30,7 @@ import { KernelFunctions } from './functions.js';
 import type { LinuxHost, LinuxOptions } from './host.js';
 import { readKconfig } from './kconfig.js';
 import { KERNEL_MODULE, KernelTypes } from './kernel_types.js';
+import { KernelSymbolAddresses } from './ksyms.js';
 import { PlainLink } from './link/tracing.js';
 import { LinuxProg } from './linux_prog.js';
 import { LinuxMap, possibleCpus } from './map.js';
@@ -53,6 +54,7 @@ export class LinuxKernel implements Kernel {
   readonly #maps = new Map<number, LinuxMap>();
   readonly #progs = new Set<LinuxProg>();
   readonly #links = new Set<BpfLink>();
+  readonly #symbols = new KernelSymbolAddresses();
   #kconfig: ReadonlyMap<string, bigint | string> | undefined;
   #stats: Fd | undefined;
   #log: TraceLog | undefined;
@@ -157,8 +159,10 @@ export class LinuxKernel implements Kernel {
     return kfuncNumber(name) ?? (id === undefined ? undefined : OWN_KFUNCS + id);
   }
   ksymAddress(name: string): bigint | undefined {
-    const [found] = this.#host.targets.named([name])[0];
-    return found?.address;
+    return this.#symbols.find(name);
+  }
+  ksymTypeId(name: string): number | undefined {
+    return this.#host.types.vmlinux.find(name, 'var');
   }
   kconfig(name: string): bigint | string | undefined {
     this.#kconfig ??= readKconfig();

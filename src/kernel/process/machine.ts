@@ -372,6 +372,9 @@ export class ProcessKernel implements Kernel {
   ksymAddress(): undefined {
     return undefined;
   }
+  ksymTypeId(): undefined {
+    return undefined;
+  }
   kconfig(): undefined {
     return undefined;
   }

@@ -128,6 +128,9 @@ export class VerifyKernel implements Kernel {
   ksymAddress(): undefined {
     return undefined;
   }
+  ksymTypeId(): undefined {
+    return undefined;
+  }
   kconfig(): undefined {
     return undefined;
   }

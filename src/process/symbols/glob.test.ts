@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { timed } from '../../../tests/support/cpu_time.js';
 import { Glob } from './glob.js';
 
 function matches(pattern: string, name: string): boolean {
@@ -82,10 +83,11 @@ describe('globs', () => {
   });
 
   it('takes no time to fail on a long name, however many stars', () => {
-    const start = performance.now();
-    expect(matches(`${'*a'.repeat(50)}*b`, 'a'.repeat(20_000))).toBe(false);
-    expect(matches(`${'*?a'.repeat(50)}*b*c`, 'a'.repeat(20_000))).toBe(false);
-    expect(performance.now() - start).toBeLessThan(200);
+    const ms = timed(() => {
+      expect(matches(`${'*a'.repeat(50)}*b`, 'a'.repeat(20_000))).toBe(false);
+      expect(matches(`${'*?a'.repeat(50)}*b*c`, 'a'.repeat(20_000))).toBe(false);
+    });
+    expect(ms).toBeLessThan(1000);
   });
 
   it('limits what braces make', () => {

@@ -246,7 +246,8 @@ describe(`ring buffer (seed ${seed})`, () => {
     setTimeout(() => ring.output(bytesOf(1)), 50);
     expect(await waiting).toBe(true);
     clearInterval(ticking);
-    expect(ticks).toBeGreaterThan(10);
+    // Thirty on a quiet machine; one or two if it did not let node go on.
+    expect(ticks).toBeGreaterThan(4);
   });
 
   it('never keeps node from other events, though records never run out', async () => {
