@@ -53,7 +53,7 @@ export class VerifyKernel implements JudgingKernel {
         throw new BpfError('EBADF', `program ${attr.name} names map ${name}, which is not of this machine`);
       maps.set(id, map);
     }
-    const { target } = attr;
+    const target = attr.forAnyFunction ? undefined : attr.target;
     const prototype = target && this.prototypeOf(target);
     const begin = performance.now();
     let verified: VerifiedProgram | undefined;

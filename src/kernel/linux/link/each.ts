@@ -3,7 +3,6 @@
  * them. Seen from outside it is one multi-link, all or nothing.
  */
 
-import { disagreement } from '../../agreement.js';
 import { BpfError } from '../../errno.js';
 import type { LinkTarget, SkipReason, TracingMultiLink } from '../../kernel.js';
 import { VerifierError } from '../../verifier_error.js';
@@ -50,7 +49,8 @@ export class EachLink extends LinuxLink implements TracingMultiLink {
 
   add(targets: readonly LinkTarget[]): void {
     this.attaching(() => {
-      const { good, bad } = sortTargets(this.#host, this.prog.attachType, targets);
+      const fresh = this.withoutDuplicates(targets, this.#skipInvalid);
+      const { good, bad } = sortTargets(this.#host, this.prog.attachType, fresh);
       for (const { target, why } of bad) this.leaveOut(target, why, this.#skipInvalid);
       const agreeing = good.filter(one => this.#agrees(one));
       this.#checkCount(agreeing.length);
@@ -58,14 +58,10 @@ export class EachLink extends LinuxLink implements TracingMultiLink {
     });
   }
 
-  /** The verifier judges the types of what is read, for each; that it means the same is for us to see. */
   #agrees({ target }: TypedTarget): boolean {
-    const { prototype } = this.prog.attr.target ?? {};
-    if (prototype === undefined) return true;
-    const detail = disagreement(prototype, this.#host.targets.prototypeOf(target), this.prog.access);
-    if (detail === undefined) return true;
-    this.leaveOut(target, { reason: 'other-types', detail }, this.#skipInvalid);
-    return false;
+    const why = this.unfit(this.#host, this.prog, target);
+    if (why !== undefined) this.leaveOut(target, why, this.#skipInvalid);
+    return why === undefined;
   }
 
   #checkCount(more: number): void {

@@ -4,7 +4,6 @@
  * entries.
  */
 
-import { disagreement } from '../../agreement.js';
 import { BpfError } from '../../errno.js';
 import type { LinkTarget, TracingMultiLink } from '../../kernel.js';
 import { Attr, bpf, Fd, objectInfo, refusedBy } from '../bpf.js';
@@ -54,7 +53,7 @@ export class KprobeMultiLink extends LinuxLink implements TracingMultiLink {
 
   add(targets: readonly LinkTarget[]): void {
     this.attaching(() => {
-      const good = targets.filter(one => this.#fits(one));
+      const good = this.withoutDuplicates(targets, this.#skipInvalid).filter(one => this.#fits(one));
       return this.#attach(this.#now!, good, this.#skipInvalid);
     });
   }
@@ -73,14 +72,10 @@ export class KprobeMultiLink extends LinuxLink implements TracingMultiLink {
   #fits({ target }: LinkTarget): boolean {
     const { targets } = this.#host;
     // Without addresses it is found by its name, which must be its alone.
-    let why =
+    const why =
       target.unresolved ??
-      (targets.hasAddresses ? targets.checkAddress(target) : targets.check(target, this.prog.attachType));
-    const { prototype } = this.prog.attr.target ?? {};
-    if (why === undefined && prototype !== undefined) {
-      const detail = disagreement(prototype, targets.prototypeOf(target), this.prog.access);
-      if (detail !== undefined) why = { reason: 'other-types', detail };
-    }
+      (targets.hasAddresses ? targets.checkAddress(target) : targets.check(target, this.prog.attachType)) ??
+      this.unfit(this.#host, this.prog, target);
     if (why !== undefined) this.leaveOut(target, why, this.#skipInvalid);
     return why === undefined;
   }
