@@ -236,6 +236,33 @@ describe('split BTF', () => {
     expect(split.findAll('int')).toEqual([1, 3]);
   });
 
+  it('gives its own functions alone, with what they take and return', () => {
+    const more = new BtfBuilder({ base });
+    const pointer = more.addPtr(2);
+    const proto = more.addFuncProto(pointer, [
+      { name: 'a', type: int },
+      { name: '', type: 0 },
+    ]);
+    const first = more.addFunc('first', proto);
+    const second = more.addFunc('second', proto);
+    const split = Btf.parse(more.build(), { base });
+    const found: string[] = [];
+    split.eachFunction((id, names, start, end) =>
+      found.push(`${id} ${Buffer.from(names.subarray(start, end)).toString()}`),
+    );
+    expect(found).toEqual([`${first} first`, `${second} second`]);
+    expect(split.findOwn('shared')).toEqual([]);
+    expect(split.findOwn('second')).toEqual([second]);
+    expect([split.referred(first), split.referred(proto), split.referred(pointer)]).toEqual([
+      proto,
+      pointer,
+      2,
+    ]);
+    expect(split.referred(2)).toBe(0);
+    expect(split.paramTypes(proto)).toEqual([int, 0]);
+    expect(split.paramTypes(pointer)).toEqual([]);
+  });
+
   it.skipIf(!hasVmlinux)('stands on the BTF of the running kernel', () => {
     const vmlinux = Btf.parse(Uint8Array.from(readFileSync(VMLINUX)));
     const more = new BtfBuilder({ base: vmlinux });
@@ -264,5 +291,25 @@ describe('essential names', () => {
     const btf = Btf.parse(builder.build());
     expect(btf.findEssential('task')).toEqual([1, 2, 4]);
     expect(btf.findEssential('task___old')).toEqual([2]);
+  });
+});
+
+describe('trusted BTF', () => {
+  it.skipIf(!hasVmlinux)('of the running kernel is what it is when it is checked', () => {
+    const bytes = readFileSync(VMLINUX);
+    const checked = Btf.parse(bytes);
+    const trusted = Btf.parse(bytes, { trusted: true });
+    expect(trusted.typeCount).toBe(checked.typeCount);
+    for (let id = 1; id <= checked.typeCount; id += 97) expect(trusted.type(id)).toEqual(checked.type(id));
+  });
+
+  it('has its layout checked all the same', () => {
+    const builder = new BtfBuilder();
+    builder.addInt('int', 4, { signed: true });
+    const bytes = builder.build();
+    expect(() => Btf.parse(bytes.subarray(0, bytes.length - 1), { trusted: true })).toThrow(/bytes|end/);
+    // The info of the first type, behind the header and its name.
+    new DataView(bytes.buffer).setUint32(28, 31 << 24, true);
+    expect(() => Btf.parse(bytes, { trusted: true })).toThrow(/kind 31/);
   });
 });

@@ -28,7 +28,8 @@ export const KERNEL_REFUSALS = {
   arguments: 'the program reads arguments that it does not have',
   prototype: 'its types are not those that the program was verified for',
   'not-modifiable':
-    'its result may not be changed: the kernel allows that for security_* and for functions marked for error injection',
+    'its result may not be changed: the kernel allows that for security_*, system calls (__x64_sys_*) and what is marked for error injection',
+  'kernel-refused': 'the kernel does not attach tracing programs to it, and does not say why',
 } as const;
 
 export type KernelRefusal = keyof typeof KERNEL_REFUSALS;
@@ -79,6 +80,7 @@ export const NEVER_RETURNING: readonly DeniedFunctions[] = [
       'kthread_complete_and_exit',
       'kthread_exit',
       'make_task_dead',
+      '__module_put_and_kthread_exit',
     ],
     why: 'it ends its thread and never returns: what waits for its return could never be freed',
   },
@@ -112,9 +114,17 @@ export function hasChangedArguments(name: string): boolean {
   return name.includes('.') && CHANGED_NAME.test(name);
 }
 
-/** Functions whose result programs may change on every kernel that has them, by name. */
+/** Functions that say so themselves, wherever they are. */
+const MODIFIABLE: ReadonlySet<string> = new Set(['bpf_fentry_test1', 'update_socket_protocol']);
+
+/** Functions whose result programs may change on every kernel that has them, by name in the types. */
 export function isAlwaysModifiable(name: string): boolean {
-  return name.startsWith('security_') || name.startsWith('bpf_modify_return_test');
+  return name.startsWith('security_') || name.startsWith('bpf_modify_return_test') || MODIFIABLE.has(name);
+}
+
+/** System calls: marked for error injection where the kernel has that, and free for programs since Linux 7. */
+export function isSystemCall(name: string): boolean {
+  return name.startsWith('__x64_sys_');
 }
 
 /** Linux 6.6 is the first whose programs are given the arguments that are on the stack. */

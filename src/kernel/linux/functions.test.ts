@@ -36,6 +36,7 @@ const FUNCTIONS = {
   ],
   __do_sys_fork: ['wide'],
   changed: ['int'],
+  __x64_sys_open: ['wide', 'pointer'],
 };
 
 const SYMBOLS = [
@@ -68,6 +69,7 @@ const SYMBOLS = [
   'plain.cold',
   'nothing.cold.3',
   'untyped',
+  '__x64_sys_open',
   'mod_entry some_mod',
   'plain some_mod',
   'bpf_prog_1234 bpf',
@@ -200,6 +202,7 @@ describe('functions of a kernel', () => {
     ['do_exit', 'no-return', 'fsession'],
     ['security_file_open', undefined, 'fmod_ret'],
     ['should_fail', 'not-modifiable', 'fmod_ret'],
+    ['__x64_sys_open', undefined, 'fmod_ret'],
     ['twice', 'duplicate-name'],
     ['two_prototypes', 'no-types'],
     ['untyped', 'no-types'],
@@ -245,7 +248,10 @@ describe('functions of a kernel', () => {
   });
 
   it('may have their result changed where the kernel lists them', () => {
-    expect(reason(kernel({ debug: true }).functions, 'should_fail', 'fmod_ret')).toBeUndefined();
+    const { functions } = kernel({ debug: true });
+    expect(reason(functions, 'should_fail', 'fmod_ret')).toBeUndefined();
+    // The list is all that there is where it can be read.
+    expect(reason(functions, '__x64_sys_open', 'fmod_ret')).toBe('not-modifiable');
   });
 
   it('have stand-ins for addresses that the kernel hides', () => {

@@ -13,6 +13,7 @@ import {
   hasChangedArguments,
   isAlwaysModifiable,
   isPiece,
+  isSystemCall,
   kernelRefusal,
   mostArgumentWords,
   prototypeRefusal,
@@ -179,8 +180,7 @@ export class KernelFunctions {
     if (found === undefined) return kernelRefusal('no-types');
     const unfit = this.#checkPrototype(found);
     if (unfit !== undefined) return unfit;
-    if (attachType === 'fmod_ret' && !names.some(name => this.#isModifiable(name)))
-      return kernelRefusal('not-modifiable');
+    if (attachType === 'fmod_ret' && !this.#isModifiable(found)) return kernelRefusal('not-modifiable');
     return undefined;
   }
 
@@ -298,10 +298,12 @@ export class KernelFunctions {
     return this.#mostWords;
   }
 
-  #isModifiable(name: string): boolean {
+  #isModifiable({ module, id }: FunctionId): boolean {
+    const name = this.#types?.module(module)?.name(id) ?? '';
     if (isAlwaysModifiable(name)) return true;
     if (this.#injectable === undefined) this.#injectable = readInjectable(this.#root) ?? null;
-    return this.#injectable?.has(name) ?? false;
+    // Where the list can't be read, the kernel is the one to say.
+    return this.#injectable?.has(name) ?? isSystemCall(name);
   }
 }
 

@@ -235,7 +235,7 @@ export class Tracer {
     const wanted = new Map<Form, LinkTarget[]>();
     for (const target of fresh) {
       const slot = this.#slots.slotOf(target);
-      const fn = describeFunction(this.#kernel, target);
+      const fn = describeFunction(this.#kernel, target, this.#options.ofKernel);
       this.#functions[slot] = fn;
       const resultText = fn.signature?.returnsText === true;
       const root = rootAddresses === undefined || rootAddresses.has(target.address);

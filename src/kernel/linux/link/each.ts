@@ -58,7 +58,6 @@ export class EachLink extends LinuxLink implements TracingMultiLink {
     });
   }
 
-  /** The verifier judges the types of what is read, for each; that it means the same is for us to see. */
   #agrees({ target }: TypedTarget): boolean {
     const why = this.unfit(this.#host, this.prog, target);
     if (why !== undefined) this.leaveOut(target, why, this.#skipInvalid);

@@ -53,8 +53,7 @@ export class KprobeMultiLink extends LinuxLink implements TracingMultiLink {
 
   add(targets: readonly LinkTarget[]): void {
     this.attaching(() => {
-      const fresh = this.withoutDuplicates(targets, this.#skipInvalid);
-      const good = fresh.filter(one => this.#fits(one));
+      const good = this.withoutDuplicates(targets, this.#skipInvalid).filter(one => this.#fits(one));
       return this.#attach(this.#now!, good, this.#skipInvalid);
     });
   }
