@@ -4,6 +4,7 @@
  * entries.
  */
 
+import { callLayout } from '../../../process/symbols/call_layout.js';
 import { BpfError } from '../../errno.js';
 import type { LinkTarget, TracingMultiLink } from '../../kernel.js';
 import { Attr, bpf, Fd, objectInfo, refusedBy } from '../bpf.js';
@@ -54,8 +55,24 @@ export class KprobeMultiLink extends LinuxLink implements TracingMultiLink {
   add(targets: readonly LinkTarget[]): void {
     this.attaching(() => {
       const good = this.withoutDuplicates(targets, this.#skipInvalid).filter(one => this.#fits(one));
+      this.#checkArguments(good);
       return this.#attach(this.#now!, good, this.#skipInvalid);
     });
+  }
+
+  /** Registers do not say how many arguments a function has: it is the number that the first one has. */
+  #checkArguments(targets: readonly LinkTarget[]): void {
+    const { prototype } = this.prog.attr.target ?? {};
+    if (prototype === undefined || !this.prog.asksForArguments) return;
+    const words = callLayout(prototype).words.length;
+    const other = targets.find(
+      ({ target }) => callLayout(this.#host.targets.prototypeOf(target)).words.length !== words,
+    );
+    if (other !== undefined)
+      throw new BpfError(
+        'EOPNOTSUPP',
+        `program ${this.prog.name} asks for arguments by number, of which ${other.target.name} does not have ${words}: a kprobe does not know how many there are`,
+      );
   }
 
   #load(prog: LinuxProg): Attached {
