@@ -237,6 +237,14 @@ describe('functions of a kernel', () => {
       'changed-arguments',
       'denied',
     ]);
+    // One line for two symbols: either may be the one.
+    files.write('sys/kernel/tracing/available_filter_functions', 'plain\ntwice\n');
+    untyped.refresh();
+    expect(match(untyped, 'twice').map(t => untyped.checkAddress(t)?.reason)).toEqual([
+      'duplicate-name',
+      'duplicate-name',
+    ]);
+    expect(match(untyped, 'plain').map(t => untyped.checkAddress(t))).toEqual([undefined]);
   });
 
   it('take no arguments from the stack before Linux 6.6', () => {
