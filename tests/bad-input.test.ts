@@ -12,7 +12,6 @@ import {
   describeRun,
   killOne,
   multitrace,
-  type Run,
   Running,
   run,
   startMultitrace,
@@ -22,6 +21,7 @@ import { MULTITRACE } from './support/paths.js';
 import { changedCode, processState, tracerOf, until } from './support/process.js';
 import { randomNumbers } from './support/random.js';
 import { parseReport } from './support/report.js';
+import { expectOneSentence } from './support/sentence.js';
 import { missingCommand, missingFile, notRoot, SOAK } from './support/skip.js';
 
 const PYTHON = '/usr/bin/python3';
@@ -32,23 +32,6 @@ beforeAll(() => {
   scratch = mkdtempSync(join(tmpdir(), 'multitrace-bad-'));
 });
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
-
-/** One sentence that a person can act on: no stack trace, no second line, no bare errno. */
-function expectOneSentence(done: Run, about?: RegExp): void {
-  expect([1, 2], describeRun(done)).toContain(done.status);
-  expect(done.stdout, describeRun(done)).toBe('');
-  // Bad usage may be followed by a line that says where to read on.
-  const lines = done.stderr
-    .trim()
-    .split('\n')
-    .filter(line => !/^\(multitrace .*--help .*\)$/.test(line));
-  expect(lines, describeRun(done)).toHaveLength(1);
-  const [sentence] = lines;
-  expect(sentence.length, 'long enough to say what and why').toBeGreaterThan(25);
-  expect(sentence.length, 'short enough to be read').toBeLessThan(400);
-  expect(sentence).not.toMatch(/\bat \S+:\d+|Error:|undefined|\[object|errno \d+$/);
-  if (about !== undefined) expect(sentence).toMatch(about);
-}
 
 /** The 16-bit machine number in an ELF header (e_machine), and the byte of its class. */
 const ELF_MACHINE_OFFSET = 18;

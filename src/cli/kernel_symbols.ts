@@ -12,6 +12,8 @@ interface KernelFunction {
 
 /** The module that is built in. */
 const KERNEL = 'kernel';
+/** An address of the kernel as a number without a sign. */
+const DECIMAL = /\b1844\d{16}\b/g;
 /** Behind the last function of a module there may be anything. */
 const LARGEST_FUNCTION = 1n << 20n;
 
@@ -32,7 +34,7 @@ export class KernelSymbolizer implements AddressNames {
   }
 
   annotate(text: string): string {
-    return annotateWith(this, text);
+    return annotateWith(this, text).replace(DECIMAL, word => this.name(BigInt(word)) ?? word);
   }
 }
 

@@ -3,6 +3,7 @@
 import { BpfError } from '../kernel/errno.js';
 import type { Kernel, Way } from '../kernel/kernel.js';
 import type { SessionTool, TracingSession } from '../kernel/session.js';
+import { resolveCommand } from '../process/spawn.js';
 import { parseSelector } from '../process/symbols/selector.js';
 import { note } from './output.js';
 
@@ -110,8 +111,10 @@ export async function openSession(
     const { KernelSession } = await import('../kernel/linux/session.js');
     const { LinuxKernel } = await import('../kernel/linux/machine.js');
     const kernel = new LinuxKernel({ ...what.kernel, progress: note });
+    // What is wrong with the command line is told first.
+    if (what.command !== undefined) resolveCommand(what.command[0], process.env);
+    options.before?.(kernel);
     try {
-      options.before?.(kernel);
       return KernelSession.start(kernel, what.command, tool, stdout);
     } catch (cause) {
       throw await whyNot(cause);
@@ -123,7 +126,7 @@ export async function openSession(
 
 /** Where nothing can be attached at all, that is what there is to say. */
 async function whyNot(cause: unknown): Promise<unknown> {
-  if (!(cause instanceof BpfError) || cause.code === 'ENOENT') return cause;
+  if (!(cause instanceof BpfError)) return cause;
   const { KernelFeatures } = await import('../kernel/linux/features.js');
   const { why } = new KernelFeatures().ways('fentry');
   return why === undefined ? cause : new BpfError('EPERM', `the kernel can't be traced: ${why}`, { cause });

@@ -255,10 +255,12 @@ function build(command: readonly string[] | undefined, done: (status: Promise<nu
     .summary('verify BPF objects without a process')
     .description(
       'Verifies every program of BPF objects, and says of each refused one what is wrong, where, and what to do. No' +
-        ' process is needed: what the targets take and return is read from files.',
+        ' process is needed: what the targets take and return is read from files. With --kernel every program is loaded into' +
+        ' the running kernel, whose own verifier judges, and attached nowhere.',
     )
     .usage('FILE.bpf.o... [options]')
     .argument('<file...>')
+    .option('--kernel', 'let the verifier of the running kernel judge, for functions of the kernel')
     .option('-f, --file <elf>', 'the program that selectors without a module mean')
     .option('--module <path>', "a library that is not in the system's folders (repeatable)", collect)
     .option('--target <program=selector>', 'verify a program for other functions (repeatable)', collect)

@@ -10,6 +10,7 @@ import type { SessionTool, TracingSession } from '../kernel/session.js';
 import type { BtfValue } from '../libbpf/codec.js';
 import type { BpfObject, ObjectSnapshot } from '../libbpf/object.js';
 import type { ObjectMap } from '../libbpf/object_map.js';
+import type { ObjectProgram } from '../libbpf/object_program.js';
 import type { Pins } from '../libbpf/pins.js';
 import type { RingBuffer } from '../libbpf/ring_buffer.js';
 import type { SelectorSet } from '../process/symbols/selector.js';
@@ -30,6 +31,8 @@ export interface ProgramReport {
   readonly name: string;
   readonly section: string;
   attached: number;
+  /** By which way it is on its functions; left out where it is on none. */
+  way?: Way;
   readonly skipped: SkippedFunction[];
   missed: bigint;
   /** Runs, and their time in all, ns; where they were to be counted. */
@@ -62,7 +65,6 @@ export class ObjectTool implements SessionTool {
   #carried: readonly ObjectSnapshot[] = [];
   #rings: { readonly map: ObjectMap; readonly ring: RingBuffer }[] = [];
   #kernel: Kernel | undefined;
-  #ways: readonly Way[] = [];
   #timer: NodeJS.Timeout | undefined;
   #failure: unknown;
   readonly #kept = new Map<string, BtfValue[]>();
@@ -184,7 +186,6 @@ export class ObjectTool implements SessionTool {
     if (this.#kernel !== kernel) return;
     this.#kernel = undefined;
     this.#printTrace(kernel);
-    this.#ways = this.#waysNow();
     for (const { map, ring } of this.#rings) {
       this.#take(map, ring);
       this.#dropped.set(map.name, (this.#dropped.get(map.name) ?? 0n) + ring.dropped);
@@ -200,6 +201,8 @@ export class ObjectTool implements SessionTool {
       for (const program of object.programs) {
         const report = this.#programs.get(keyOf(object, program.name))!;
         report.attached += program.attached;
+        const [way] = waysOfProgram(program);
+        if (way !== undefined) report.way = way;
         report.skipped.push(...program.skipped);
         report.missed += program.missed;
         const stats = program.loaded ? program.prog.stats : undefined;
@@ -228,16 +231,9 @@ export class ObjectTool implements SessionTool {
     return attached;
   }
 
-  /** By which ways programs are on their functions. */
+  /** By which ways programs are on their functions now, one for each link of the machine. */
   get ways(): readonly Way[] {
-    return this.#kernel === undefined ? this.#ways : this.#waysNow();
-  }
-
-  #waysNow(): Way[] {
-    const links = this.objects.flatMap(({ programs }) => programs.flatMap(program => program.links));
-    return links.flatMap(link =>
-      link.kind === 'tracing' ? ['tracing' as const] : waysOf([link as TracingMultiLink]),
-    );
+    return this.objects.flatMap(({ programs }) => programs.flatMap(waysOfProgram));
   }
 
   get programs(): readonly ProgramReport[] {
@@ -258,6 +254,12 @@ export class ObjectTool implements SessionTool {
   tables(): string {
     return this.#maps.map(map => formatEntries(map, this.#options.symbolizer)).join('');
   }
+}
+
+function waysOfProgram({ links }: ObjectProgram): Way[] {
+  return links.flatMap(link =>
+    link.kind === 'tracing' ? ['tracing' as const] : waysOf([link as TracingMultiLink]),
+  );
 }
 
 function keyOf(object: BpfObject, program: string): string {

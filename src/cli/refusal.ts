@@ -77,6 +77,33 @@ export function readRefusal(error: BpfError, linked: LinkedProgram | undefined):
   });
 }
 
+/** The running kernel's refusal, by its own log: its instructions stand elsewhere than ours where a main program was put before. */
+export function readKernelRefusal(error: BpfError): Refusal {
+  const refused = verifierErrorOf(error);
+  if (refused === undefined) return { sentence: ownSentence(error) };
+  const sentence = refused.message.replace(/^insn \d+: /, '');
+  const lines = refused.log.split('\n');
+  const end = lines.findIndex(line => line.includes(sentence));
+  const path = end < 0 ? [] : lines.slice(0, end);
+  const insn = lastMatch(path, /^\s*(\d+): \([0-9a-f]{2}\) (.*?)(?:\s+; .*)?$/);
+  const source = lastMatch(path, /^; (.*) @ (\S+):(\d+)$/);
+  return {
+    sentence,
+    ...(insn === undefined ? {} : { instruction: { slot: Number(insn[1]), text: insn[2] } }),
+    ...(source === undefined
+      ? {}
+      : { source: { file: source[2], line: Number(source[3]), text: source[1].trim() } }),
+  };
+}
+
+function lastMatch(lines: readonly string[], pattern: RegExp): RegExpExecArray | undefined {
+  for (const line of lines.toReversed()) {
+    const match = pattern.exec(line);
+    if (match !== null) return match;
+  }
+  return undefined;
+}
+
 function withAdvice(refusal: Refusal): Refusal {
   const advice = adviceFor(refusal.sentence, refusal.registers ?? '');
   return advice === undefined ? refusal : { ...refusal, advice };

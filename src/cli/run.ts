@@ -72,7 +72,7 @@ export async function run(
   try {
     session = await openSession(what, tool, options.json ? { stdout: 2 } : {});
   } catch (cause) {
-    return tellRefusal(cause);
+    return tellRefusal(cause, options);
   }
   tool.session = session;
   const over = stopOnSignals(session, options.duration);
@@ -90,7 +90,7 @@ export async function run(
     end = await session.end;
     tool.check();
   } catch (cause) {
-    return tellRefusal(cause);
+    return tellRefusal(cause, options);
   } finally {
     over();
   }
@@ -145,10 +145,10 @@ function whatToRun(
   );
 }
 
-/** A refusal is no bad usage, whatever its number; what the verifier wrote comes before it. */
-function tellRefusal(cause: unknown): number {
+/** A refusal is no bad usage, whatever its number; what the verifier wrote comes before it, where it was asked for. */
+function tellRefusal(cause: unknown, { log }: RunOptions): number {
   for (let at = cause; at instanceof Error; at = at.cause)
-    if (at instanceof BpfError && 'log' in at && typeof at.log === 'string' && at.log !== '')
+    if (log && at instanceof BpfError && 'log' in at && typeof at.log === 'string' && at.log !== '')
       printError(`${at.log.trimEnd()}\n`);
   tell(cause);
   return EXIT_FAILURE;
@@ -180,11 +180,11 @@ function report(
     for (const { name, entries } of tool.maps) maps[name] = entries.map(({ key, value }) => ({ key, value }));
     const object: Json = {
       machine,
-      ...(machine === 'kernel' ? { way: tool.ways[0] ?? null } : {}),
-      programs: programs.map(({ name, section, attached, skipped, missed, runs, runTimeNs }) => ({
+      programs: programs.map(({ name, section, attached, way, skipped, missed, runs, runTimeNs }) => ({
         name,
         section,
         attached,
+        ...(machine === 'kernel' ? { way: way ?? null } : {}),
         skipped: skipped.map(s => ({ module: s.module, function: s.function, reason: s.reason })),
         missed,
         ...(options.stats ? { runCount: runs, runTimeNs } : {}),

@@ -182,7 +182,7 @@ export async function trace(
     selectors: SelectorSet.parse(traced),
     ...(options.entry === undefined ? {} : { roots: SelectorSet.parse(options.entry) }),
     tids: options.tid === undefined ? [] : parseTids(options.tid),
-    ...(isKernel(what) ? { ofKernel: true, ...exceptUs() } : {}),
+    ...(isKernel(what) ? await kernelOptions() : {}),
   };
   const names = new ThreadNames();
   const written = options.output !== undefined || options.json === true;
@@ -220,9 +220,15 @@ export async function trace(
 /** `/proc/self/ns/pid` of processes that are in no container: their numbers are the kernel's. */
 const FIRST_PID_NAMESPACE = 'pid:[4026531836]';
 
-/** Our own calls come of our reading what others called, without an end. */
-function exceptUs(): Pick<TracerOptions, 'exceptPid'> {
-  return readlinkSync('/proc/self/ns/pid') === FIRST_PID_NAMESPACE ? { exceptPid: process.pid } : {};
+async function kernelOptions(): Promise<Partial<TracerOptions>> {
+  const { KernelFeatures } = await import('../kernel/linux/features.js');
+  const numbered = readlinkSync('/proc/self/ns/pid') === FIRST_PID_NAMESPACE;
+  return {
+    ofKernel: true,
+    readsKernel: new KernelFeatures().has('kernel_memory'),
+    // Our own calls come of our reading what others called, without an end.
+    ...(numbered ? { exceptPid: process.pid } : {}),
+  };
 }
 
 function printer(names: ThreadNames, options: TraceOptions): TreePrinter {

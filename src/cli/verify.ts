@@ -1,10 +1,11 @@
 /**
  * `multitrace verify`: which programs of BPF objects the verifier accepts, what it took, and why it refuses the others.
- * No process is needed: prototypes come from files.
+ * No process is needed: prototypes come from files. With `--kernel` the running kernel's own verifier judges.
  */
 
 import { slotsOf } from '../bpf/instruction.js';
 import { BpfError } from '../kernel/errno.js';
+import type { JudgingKernel } from '../kernel/judgement.js';
 import type { TargetFunction } from '../kernel/kernel.js';
 import { FileTargets } from '../kernel/process/file_targets.js';
 import { VerifyKernel } from '../kernel/process/verify_kernel.js';
@@ -14,7 +15,7 @@ import { SelectorSet } from '../process/symbols/selector.js';
 import { applySettings, type ObjectSettings } from './object_settings.js';
 import { EXIT_FAILURE } from './options.js';
 import { note, print } from './output.js';
-import { ownSentence, readRefusal, verifierErrorOf } from './refusal.js';
+import { ownSentence, readKernelRefusal, readRefusal, verifierErrorOf } from './refusal.js';
 import { formatVerdicts, type Verdict, verdictsJson } from './verify_report.js';
 
 export interface VerifyOptions extends ObjectSettings {
@@ -25,6 +26,15 @@ export interface VerifyOptions extends ObjectSettings {
   /** The verifier's log: a sum of 1, 2 and 4. */
   readonly log?: number;
   readonly json?: boolean;
+  /** The running kernel's verifier is to judge. */
+  readonly kernel?: boolean;
+}
+
+/** A verifier, and who knows the functions that programs are for. */
+interface Judge {
+  open(): JudgingKernel;
+  /** Why no function matches; left out for the kernel, whose verifier has its own way with such programs. */
+  readonly targets?: FileTargets;
 }
 
 /** Runs the command; the exit status: 0 where every program is accepted. */
@@ -32,14 +42,10 @@ export async function verify(files: readonly string[], options: VerifyOptions): 
   // A file that can't be read is told before anything is verified.
   const objects = files.map(file => BpfObject.open(file));
   applySettings(objects, options);
-  const targets = new FileTargets({ program: options.file, libraries: options.module });
-  let verdicts: Verdict[];
-  try {
-    verdicts = objects.flatMap((object, i) => verifyObject(object, files[i] as string, targets, options));
-  } finally {
-    targets.close();
-  }
-  if (options.json) print(verdictsJson(verdicts));
+  const verdicts = await withJudge(options, judge =>
+    objects.flatMap((object, i) => verifyObject(object, files[i] as string, judge, options)),
+  );
+  if (options.json) print(verdictsJson(verdicts, options.kernel ? 'kernel' : 'process'));
   else {
     print(formatVerdicts(verdicts));
     if (verdicts.length === 0) note(`${files.join(', ')}: there are no programs`);
@@ -47,20 +53,37 @@ export async function verify(files: readonly string[], options: VerifyOptions): 
   return verdicts.every(({ accepted }) => accepted) ? 0 : EXIT_FAILURE;
 }
 
+async function withJudge<T>(options: VerifyOptions, work: (judge: Judge) => T): Promise<T> {
+  if (options.kernel) {
+    const foreign =
+      options.file !== undefined ? '--file' : options.module !== undefined ? '--module' : undefined;
+    if (foreign !== undefined)
+      throw new BpfError('EINVAL', `${foreign} names what processes run; with --kernel leave it out`);
+    const { JudgingLinuxKernel } = await import('../kernel/linux/judging_kernel.js');
+    return work({ open: () => new JudgingLinuxKernel() });
+  }
+  const targets = new FileTargets({ program: options.file, libraries: options.module });
+  try {
+    return work({ open: () => new VerifyKernel(targets), targets });
+  } finally {
+    targets.close();
+  }
+}
+
 /** Every program of an object, also those that are loaded only when they are asked for. */
 function verifyObject(
   object: BpfObject,
   file: string,
-  targets: FileTargets,
+  { open, targets }: Judge,
   { log }: VerifyOptions,
 ): Verdict[] {
-  const kernel = new VerifyKernel(targets);
+  const kernel = open();
   const refusals = new Map<ObjectProgram, BpfError>();
   for (const program of object.programs) program.autoload = true;
   let whole: BpfError | undefined;
   let verdicts: Verdict[] = [];
   const judge = (program: ObjectProgram): Verdict =>
-    verdictOf(program, file, kernel, targets, refusals.get(program) ?? whole);
+    verdictOf(program, file, kernel, targets, refusals.get(program) ?? whole, log !== undefined);
   try {
     object.load(kernel, {
       logLevel: log ?? 0,
@@ -75,6 +98,8 @@ function verifyObject(
     // A map that can't be: no program of the object can be loaded.
     whole = cause;
     verdicts = object.programs.map(judge);
+  } finally {
+    kernel.close();
   }
   return verdicts;
 }
@@ -82,15 +107,15 @@ function verifyObject(
 function verdictOf(
   program: ObjectProgram,
   file: string,
-  kernel: VerifyKernel,
-  targets: FileTargets,
+  kernel: JudgingKernel,
+  targets: FileTargets | undefined,
   refused: BpfError | undefined,
+  withLog: boolean,
 ): Verdict {
   const { name, section, linked } = program;
   const judgement = kernel.judgements.get(name);
-  const verified = judgement?.verified;
   const error = refused && verifierErrorOf(refused);
-  const statistics = verified?.statistics ?? error?.statistics;
+  const statistics = judgement?.statistics ?? error?.statistics;
   const prototype = judgement?.prototype;
   return {
     file,
@@ -102,12 +127,20 @@ function verdictOf(
     peakStates: statistics?.peakStates ?? 0,
     timeMs: judgement?.timeMs ?? 0,
     accessedArgs: refused === undefined ? program.prog.accessedArgs : [],
-    refusal: refused === undefined ? undefined : readRefusal(refused, linked),
+    refusal:
+      refused === undefined
+        ? undefined
+        : targets === undefined
+          ? readKernelRefusal(refused)
+          : readRefusal(refused, linked),
     error: refused && ownSentence(refused),
-    log: verified?.log ?? error?.log ?? '',
+    // The kernel's refusals have one in any case.
+    log: withLog ? judgement?.log || (error?.log ?? '') : '',
     target: prototype === undefined ? undefined : judgement?.target,
     opaque:
-      judgement === undefined || prototype !== undefined ? undefined : whyOpaque(program, kernel, targets),
+      targets === undefined || judgement === undefined || prototype !== undefined
+        ? undefined
+        : whyOpaque(program, kernel, targets),
   };
 }
 
@@ -118,7 +151,7 @@ function slotCount({ linked, spec }: ObjectProgram): number {
 }
 
 /** Why a program is verified for a function of which nothing is known. */
-function whyOpaque(program: ObjectProgram, kernel: VerifyKernel, targets: FileTargets): string {
+function whyOpaque(program: ObjectProgram, kernel: JudgingKernel, targets: FileTargets): string {
   if (program.selectors.length === 0) return 'no target is named (--target names one)';
   if (program.forAnyFunction) return 'programs of a program array run for any function';
   let matched: TargetFunction[];

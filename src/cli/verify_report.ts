@@ -74,7 +74,7 @@ function opaquePrograms(verdicts: readonly Verdict[]): Map<string, string[]> {
 }
 
 /** One line with one object. */
-export function verdictsJson(verdicts: readonly Verdict[]): string {
+export function verdictsJson(verdicts: readonly Verdict[], machine: 'process' | 'kernel'): string {
   const programs = verdicts.map(
     (v): Json => ({
       program: v.program,
@@ -96,7 +96,7 @@ export function verdictsJson(verdicts: readonly Verdict[]): string {
       opaque: v.opaque ?? null,
     }),
   );
-  return `${toJson({ command: 'verify', accepted: verdicts.every(v => v.accepted), programs })}\n`;
+  return `${toJson({ command: 'verify', machine, accepted: verdicts.every(v => v.accepted), programs })}\n`;
 }
 
 function refusalJson({ sentence, instruction, source, registers, acquired, advice }: Refusal): Json {

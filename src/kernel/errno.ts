@@ -22,6 +22,7 @@ const NUMBERS = {
   ENOTDIR: 20,
   EISDIR: 21,
   EINVAL: 22,
+  EMFILE: 24,
   ENOSPC: 28,
   ERANGE: 34,
   ENOSYS: 38,

@@ -123,6 +123,11 @@ export interface ProgLoadAttr {
   /** The function that it is verified against (`attach_btf_id`); an opaque one where left out. */
   readonly target?: TargetFunction;
   /**
+   * It is in a program array, or calls through one, so that it may run for any function. A live process verifies it as if
+   * nothing were known of `target`; Linux has each program of an array verified for one and the same.
+   */
+  readonly forAnyFunction?: boolean;
+  /**
    * Without a target: the context has so many words of arguments (1 to 12) and two of the result, which each function's
    * prototype lays out; words that a function does not have are 0. Left out: the six registers of arguments as they are,
    * and rax.

@@ -179,7 +179,7 @@ export class ObjectProgram {
     this.#forAnyFunction =
       host.tailCalled.has(this.name) || linked.maps.some(({ type }) => type === MAP_TYPE.PROG_ARRAY);
     this.#untargeted = targets.length === 0;
-    const target = this.#forAnyFunction ? undefined : withPrototype(host.kernel, targets[0]);
+    const target = this.#forAnyFunction ? targets[0] : withPrototype(host.kernel, targets[0]);
     this.#linked = linked;
     try {
       this.#prog = host.kernel.progLoad({
@@ -191,6 +191,7 @@ export class ObjectProgram {
         ...(linked.funcInfo.length === 0 ? {} : { funcInfo: linked.funcInfo }),
         ...(linked.lineInfo.length === 0 ? {} : { lineInfo: linked.lineInfo }),
         ...(target === undefined ? {} : { target }),
+        ...(this.#forAnyFunction ? { forAnyFunction: true } : {}),
         license: host.license,
         multi,
         ...(sleepable ? { sleepable } : {}),

@@ -74,6 +74,14 @@ export class Attr {
     return this.u64(offset, addressOf(target));
   }
 
+  /** An array of addresses of texts. */
+  texts(offset: number, texts: readonly string[]): this {
+    const all = texts.map(text => Buffer.from(`${text}\0`));
+    this.#kept.push(...all);
+    const addresses = BigUint64Array.from(all, text => addressOf(text));
+    return this.pointer(offset, new Uint8Array(addresses.buffer));
+  }
+
   /** A name of at most 15 bytes, of the characters that names have. */
   name(offset: number, text: string): this {
     const clean = text.replace(/[^A-Za-z0-9_.]/g, '_').slice(0, 15);

@@ -24,16 +24,20 @@ export const KERNEL_REFUSALS = {
   'too-many-arguments': 'it takes more words of arguments than a program can be given',
   denied: 'tracing it would break what tracing itself stands on; the sentence says what',
   'no-return': 'it never returns, and the program is for its return',
+  duplicate: 'it is in the link already',
+  arguments: 'the program reads arguments that it does not have',
+  prototype: 'its types are not those that the program was verified for',
   'not-modifiable':
     'its result may not be changed: the kernel allows that for security_*, system calls (__x64_sys_*) and what is marked for error injection',
-  'other-types': 'its types are not those that the program was verified for; the sentence says where',
   'kernel-refused': 'the kernel does not attach tracing programs to it, and does not say why',
 } as const;
 
 export type KernelRefusal = keyof typeof KERNEL_REFUSALS;
 
-export function kernelRefusal(reason: KernelRefusal): SkipReason {
-  return { reason, detail: KERNEL_REFUSALS[reason] };
+/** A reason with its sentence, and what there is to say about this function. */
+export function kernelRefusal(reason: KernelRefusal, more?: string): SkipReason {
+  const sentence = KERNEL_REFUSALS[reason];
+  return { reason, detail: more === undefined ? sentence : `${sentence}: ${more}` };
 }
 
 interface DeniedFunctions {

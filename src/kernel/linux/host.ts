@@ -1,9 +1,19 @@
 /** What programs and links of the kernel machine need of it. */
 
-import type { AttachType, BpfProg, LinkTarget, SkipReason, TargetFunction, Way } from '../kernel.js';
+import type {
+  AttachType,
+  BpfProg,
+  LinkTarget,
+  MapCreateAttr,
+  SkipReason,
+  TargetFunction,
+  Way,
+} from '../kernel.js';
 import type { ContextKernel } from './context/rewrite.js';
+import type { KernelFeatures } from './features.js';
 import type { KernelFunctions } from './functions.js';
 import type { KernelTypes } from './kernel_types.js';
+import type { LinuxMap } from './map.js';
 import type { LoadedProg, LoadRequest } from './program.js';
 
 export interface LinuxOptions {
@@ -19,12 +29,14 @@ export interface LinuxHost {
   readonly options: LinuxOptions;
   readonly types: KernelTypes;
   readonly targets: KernelFunctions;
+  readonly features: KernelFeatures;
   /** What programs whose context is rewritten may use. */
   readonly contextKernel: ContextKernel;
   /** Maps by id, kernel functions by number: as the kernel has them. Throws `VerifierError`, or `BpfError` for what else. */
   load(request: LoadRequest): LoadedProg;
   /** The file descriptor of a module's BTF; 0 for the kernel's own. Throws ENOENT. */
   btfFd(module: string): number;
+  mapCreate(attr: MapCreateAttr): LinuxMap;
   nextId(): number;
 }
 

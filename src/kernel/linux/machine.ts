@@ -25,12 +25,12 @@ import type {
 } from '../kernel.js';
 import { Attr, bpf, Fd, refusedBy } from './bpf.js';
 import type { ContextKernel } from './context/rewrite.js';
+import { KernelFeatures } from './features.js';
 import { KernelFunctions } from './functions.js';
 import type { LinuxHost, LinuxOptions } from './host.js';
 import { readKconfig } from './kconfig.js';
 import { KERNEL_MODULE, KernelTypes } from './kernel_types.js';
 import { KernelSymbolAddresses } from './ksyms.js';
-import { NativeMultiLink } from './link/native.js';
 import { PlainLink } from './link/tracing.js';
 import { LinuxProg } from './linux_prog.js';
 import { LinuxMap, possibleCpus } from './map.js';
@@ -39,6 +39,7 @@ import { PerfEventMap } from './perf_event_map.js';
 import { type LoadedProg, type LoadRequest, loadProgram, type Numbers } from './program.js';
 import { RingBufferMap } from './ring_buffer_map.js';
 import { TraceLog } from './trace_log.js';
+import { linkMulti, loadMulti } from './ways.js';
 
 /** Kernel functions that are the kernel's alone have numbers from here on: their BTF ids follow. */
 const OWN_KFUNCS = 0x4000_0000;
@@ -61,13 +62,18 @@ export class LinuxKernel implements Kernel {
 
   /** Nothing is asked of the kernel yet. */
   constructor(options: LinuxOptions = {}) {
-    this.#host = new Host(options, id => this.#maps.get(id));
+    this.#host = new Host(options, this);
   }
 
   mapCreate(attr: MapCreateAttr): LinuxMap {
     const map = createMap(attr, this.possibleCpus);
     this.#maps.set(map.id, map);
     return map;
+  }
+
+  /** A map by its id. */
+  map(id: number): LinuxMap | undefined {
+    return this.#maps.get(id);
   }
 
   enableStats(): void {
@@ -83,7 +89,8 @@ export class LinuxKernel implements Kernel {
   progLoad(attr: ProgLoadAttr): LinuxProg {
     const prog = new LinuxProg(this.#host, attr);
     try {
-      prog.load();
+      if (attr.multi) loadMulti(this.#host, prog);
+      else prog.load();
     } catch (cause) {
       prog.free();
       throw cause;
@@ -104,7 +111,7 @@ export class LinuxKernel implements Kernel {
     const link =
       'target' in attr
         ? new PlainLink(this.#host, prog, { target: attr.target, cookie: attr.cookie ?? 0n })
-        : new NativeMultiLink(this.#host, prog, attr.skipInvalid ?? false, this.#targetsOf(attr));
+        : linkMulti(this.#host, prog, attr.skipInvalid ?? false, this.#targetsOf(attr));
     this.#links.add(link);
     return link;
   }
@@ -197,15 +204,16 @@ function createMap(attr: MapCreateAttr, cpus: number): LinuxMap {
 /** What programs and links need. */
 class Host implements LinuxHost, Numbers {
   readonly options: LinuxOptions;
-  readonly #map: (id: number) => LinuxMap | undefined;
+  readonly #machine: LinuxKernel;
   readonly #btfs = new ModuleBtfs();
   #types: KernelTypes | undefined;
   #targets: KernelFunctions | undefined;
+  #features: KernelFeatures | undefined;
   #next = 1;
 
-  constructor(options: LinuxOptions, map: (id: number) => LinuxMap | undefined) {
+  constructor(options: LinuxOptions, machine: LinuxKernel) {
     this.options = options;
-    this.#map = map;
+    this.#machine = machine;
   }
 
   get types(): KernelTypes {
@@ -227,6 +235,14 @@ class Host implements LinuxHost, Numbers {
     };
   }
 
+  get features(): KernelFeatures {
+    this.#features ??= new KernelFeatures(this.types);
+    return this.#features;
+  }
+  mapCreate(attr: MapCreateAttr): LinuxMap {
+    return this.#machine.mapCreate(attr);
+  }
+
   load(request: LoadRequest): LoadedProg {
     try {
       return loadProgram(request, this);
@@ -236,7 +252,7 @@ class Host implements LinuxHost, Numbers {
   }
 
   mapFd(id: number): number {
-    const map = this.#map(id);
+    const map = this.#machine.map(id);
     if (map === undefined) throw new BpfError('EBADF', `map ${id} is not of this machine`);
     return map.fd.number;
   }

@@ -135,8 +135,12 @@ function loadWithLog(attr: Attr, level: number, request: LoadRequest): LoadedPro
 /** The verifier's last words, in the form that ours has: `insn N: sentence`. */
 function refusalOf(log: string, { name }: LoadRequest, code: BpfError['code']): VerifierError {
   const lines = log.trimEnd().split('\n');
-  const told = lines.filter(
-    line => !/^(processed \d+ insns|verification time|stack depth|max_states)/.test(line),
+  // Newer kernels explain at length behind the sentence.
+  const explained = lines.findIndex(line => line.startsWith('Verification failed'));
+  const told = (explained < 0 ? lines : lines.slice(0, explained)).filter(
+    line =>
+      line.trim() !== '' &&
+      !/^(processed \d+ insns|verification time|stack depth|max_states|subprog \d+ \()/.test(line),
   );
   const sentence = told.at(-1)?.trim() ?? `program ${name} is refused`;
   const at = told

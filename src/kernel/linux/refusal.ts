@@ -68,8 +68,8 @@ function whyForbidden(view: KernelView): string {
   if (/^Seccomp:\s*2$/m.test(readText(view.status) ?? ''))
     return 'a seccomp filter of this process refuses it, as those of containers do: run it outside of the container';
   const unseen =
-    level === undefined ? ' (what its lockdown is can not be seen: securityfs is not mounted)' : '';
-  return `this kernel refuses it even to root: its security policy forbids to trace the kernel${unseen}; ${DO_ELSEWHERE}`;
+    level === undefined ? " (whether it is locked down can't be seen: securityfs is not mounted)" : '';
+  return `this kernel's security policy refuses it even to root${unseen}; ${DO_ELSEWHERE}`;
 }
 
 /** Why the list of functions that can be traced can't be read; `undefined` where it can. */

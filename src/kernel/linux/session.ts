@@ -22,6 +22,8 @@ export class KernelSession implements TracingSession {
   readonly #kernel: LinuxKernel;
   readonly #tool: SessionTool;
   #command: ChildProcess | undefined;
+  /** Nothing else keeps node running where there is no command. */
+  readonly #alive = setInterval(() => {}, 1 << 30);
   #over = false;
   #resolve!: (end: SessionEnd) => void;
   #reject!: (cause: unknown) => void;
@@ -47,13 +49,12 @@ export class KernelSession implements TracingSession {
     tool: SessionTool,
     options: KernelSessionOptions = {},
   ): KernelSession {
-    // What can't be run is told before anything is done.
     const path = command && resolveCommand(command[0], process.env);
     const session = new KernelSession(kernel, tool);
     try {
       tool.opened(kernel);
     } catch (cause) {
-      session.#over = true;
+      session.#end();
       kernel.close();
       throw cause;
     }
@@ -90,9 +91,14 @@ export class KernelSession implements TracingSession {
     this.#command?.kill('SIGKILL');
   }
 
+  #end(): void {
+    this.#over = true;
+    clearInterval(this.#alive);
+  }
+
   #finish(end: SessionEnd): void {
     if (this.#over) return;
-    this.#over = true;
+    this.#end();
     try {
       this.#kernel.detach();
       this.#tool.closed(this.#kernel, false);
@@ -105,7 +111,7 @@ export class KernelSession implements TracingSession {
 
   #fail(cause: unknown): void {
     if (this.#over) return;
-    this.#over = true;
+    this.#end();
     try {
       this.#kernel.close();
     } catch {

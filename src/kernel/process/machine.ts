@@ -248,7 +248,8 @@ export class ProcessKernel implements Kernel {
         throw new BpfError('EBADF', `program ${attr.name} names map ${name}, which is not of this machine`);
       maps.set(id, map);
     }
-    const prototype = attr.target && this.prototypeOf(attr.target);
+    const prototype =
+      attr.target === undefined || attr.forAnyFunction ? undefined : this.prototypeOf(attr.target);
     const verified = verifyProgram(attr.insns, {
       attachType: attr.attachType,
       prototype,

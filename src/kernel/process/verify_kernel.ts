@@ -7,11 +7,11 @@ import { MAP_TYPE } from '../../bpf/map_type.js';
 import type { Btf } from '../../btf/btf.js';
 import { SelectorSet } from '../../process/symbols/selector.js';
 import { BpfError } from '../errno.js';
+import type { Judgement, JudgingKernel } from '../judgement.js';
 import type {
   BpfMap,
   BpfProg,
   FunctionPrototype,
-  Kernel,
   LinkCreateAttr,
   MapCreateAttr,
   MultiLinkCreateAttr,
@@ -26,18 +26,7 @@ import { POSSIBLE_CPUS } from './threads/layout.js';
 import type { VerifiedProgram } from './verifier/verified.js';
 import { verifyProgram } from './verifier/verifier.js';
 
-/** What became of one program. */
-export interface Judgement {
-  /** `undefined` where it was refused. */
-  readonly verified: VerifiedProgram | undefined;
-  /** How long it took, ms. */
-  readonly timeMs: number;
-  /** The function that it was verified for; an opaque one where left out. */
-  readonly target: TargetFunction | undefined;
-  readonly prototype: FunctionPrototype | undefined;
-}
-
-export class VerifyKernel implements Kernel {
+export class VerifyKernel implements JudgingKernel {
   readonly possibleCpus = POSSIBLE_CPUS;
   readonly mayPrint = false;
   /** By the program's name. */
@@ -64,7 +53,7 @@ export class VerifyKernel implements Kernel {
         throw new BpfError('EBADF', `program ${attr.name} names map ${name}, which is not of this machine`);
       maps.set(id, map);
     }
-    const { target } = attr;
+    const target = attr.forAnyFunction ? undefined : attr.target;
     const prototype = target && this.prototypeOf(target);
     const begin = performance.now();
     let verified: VerifiedProgram | undefined;
@@ -81,7 +70,13 @@ export class VerifyKernel implements Kernel {
         logLevel: attr.logLevel ?? 0,
       });
     } finally {
-      this.judgements.set(attr.name, { verified, timeMs: performance.now() - begin, target, prototype });
+      this.judgements.set(attr.name, {
+        statistics: verified?.statistics,
+        log: verified?.log ?? '',
+        timeMs: performance.now() - begin,
+        target,
+        prototype,
+      });
     }
     const { tailCalls } = verified.needs;
     const context = programContext(verified);

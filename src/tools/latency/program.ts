@@ -115,7 +115,7 @@ function emitResultFilter(b: ProgramBuilder, filter: ResultFilter, out: ProgramL
   b.mov(R2, R1);
   b.rsh(R2, 32);
   b.jump('ne', R2, 0, signed);
-  b.movsx(32, R1, R1);
+  emitSignExtend(b, 4);
   b.goto(signed);
   b.bind(known);
   for (const [index, size] of SIZES.entries()) {
@@ -129,7 +129,7 @@ function emitResultFilter(b: ProgramBuilder, filter: ResultFilter, out: ProgramL
     b.goto(unsigned);
     b.bind(notUnsigned);
     b.jump('ne', R0, 1 + index + SIZES.length, other);
-    if (size < 8) b.movsx((8 * size) as 8 | 16 | 32, R1, R1);
+    if (size < 8) emitSignExtend(b, size);
     b.goto(signed);
     b.bind(other);
   }
@@ -139,6 +139,12 @@ function emitResultFilter(b: ProgramBuilder, filter: ResultFilter, out: ProgramL
   b.bind(unsigned);
   emitCompare(b, filter, false, pass, out);
   b.bind(pass);
+}
+
+/** r1 as a signed number of so many bytes: by shifts, which kernels know that do not know the move. */
+function emitSignExtend(b: ProgramBuilder, size: number): void {
+  b.lsh(R1, 64 - 8 * size);
+  b.arsh(R1, 64 - 8 * size);
 }
 
 const CONDITIONS: Readonly<

@@ -1,6 +1,14 @@
 /** A call's arguments and result as text, by the function's signature; and durations. */
 
-import { formatOpaque, formatPointer, formatWords } from '../signature.js';
+import { constants } from 'node:os';
+import {
+  formatOpaque,
+  formatPointer,
+  formatWords,
+  resultAs,
+  resultSize,
+  type Signature,
+} from '../signature.js';
 import type { Call } from './call_tree.js';
 import { FEW_WORDS, TEXT_BYTES } from './records.js';
 
@@ -88,8 +96,29 @@ export function resultText(call: Call): string {
   if (signature.returns === 0) return '';
   if (!signature.seesResult) return '?';
   if (call.resultText !== undefined && first !== 0n) return quoted(call.resultText);
-  if (signature.returnsText) return formatPointer(first);
-  return formatWords(signature.btf, signature.returns, call.result);
+  const text = signature.returnsText
+    ? formatPointer(first)
+    : formatWords(signature.btf, signature.returns, call.result);
+  const error = call.fn.ofKernel ? errorName(signature, first) : undefined;
+  return error === undefined ? text : `${text} (${error})`;
+}
+
+/** Errors are below this (MAX_ERRNO of the kernel), negative, as pointers too. */
+const MOST_ERROR = 4095n;
+const errorNames = new Map<bigint, string>(
+  Object.entries(constants.errno)
+    .map(([name, number]): [bigint, string] => [BigInt(number), name])
+    .reverse(),
+);
+
+/** `ENOENT` for -2. */
+function errorName(signature: Signature, word: bigint): string | undefined {
+  const size = resultSize(signature);
+  if (size === undefined || size.bytes < 4) return undefined;
+  // Of 8 bytes without a sign are pointers, and addresses as numbers.
+  if (!size.signed && size.bytes < 8) return undefined;
+  const value = resultAs(word, { ...size, signed: true });
+  return value < 0n && value >= -MOST_ERROR ? errorNames.get(-value) : undefined;
 }
 
 const UNITS: readonly (readonly [ns: number, name: string])[] = [

@@ -30,8 +30,8 @@ export interface TraceProgramOptions extends ThreadOptions {
   readonly words: number;
   /** Read texts; takes `MANY_WORDS`. */
   readonly texts: boolean;
-  /** Texts are in the kernel's memory. */
-  readonly ofKernel?: boolean;
+  /** Texts may be in the kernel's memory too. */
+  readonly readsKernel?: boolean;
 }
 
 /** Stack of the program. */
@@ -67,7 +67,7 @@ function emitEntered(
   options: TraceProgramOptions,
   out: ProgramLabel,
 ): void {
-  const { words, texts, ofKernel } = options;
+  const { words, texts, readsKernel } = options;
   const lost = b.label();
   emitThread(b, options, out);
   b.mov(R1, R6);
@@ -99,7 +99,7 @@ function emitEntered(
   b.call(HELPER.get_attach_cookie);
   b.mov(R7, R0);
   b.store(8, R9, ENTERED.cookie, R7);
-  if (texts) emitTexts(b, ofKernel);
+  if (texts) emitTexts(b, readsKernel);
   b.mov(R1, R6);
   b.callKfunc(KFUNC.bpf_session_cookie);
   b.load(8, R1, R10, STACK.saved);
@@ -121,12 +121,23 @@ function emitEntered(
   b.goto(out);
 }
 
-function textReader(ofKernel: boolean | undefined): number {
-  return ofKernel ? HELPER.probe_read_kernel_str : HELPER.probe_read_user_str;
+/** r0 = the length of the text at r3, up to r2 bytes of which go to r1; negative where it can't be read. */
+function emitReadText(b: ProgramBuilder, readsKernel: boolean | undefined): void {
+  const done = b.label();
+  if (readsKernel) {
+    const ofUser = b.label();
+    // The kernel has the upper half of addresses.
+    b.jump('sge', R3, 0, ofUser);
+    b.call(HELPER.probe_read_kernel_str);
+    b.goto(done);
+    b.bind(ofUser);
+  }
+  b.call(HELPER.probe_read_user_str);
+  b.bind(done);
 }
 
 /** r9 = the record, r7 = the cookie. Changes r8. */
-function emitTexts(b: ProgramBuilder, ofKernel: boolean | undefined): void {
+function emitTexts(b: ProgramBuilder, readsKernel: boolean | undefined): void {
   const done = b.label();
   b.store(8, R9, ENTERED_TEXT.lengths, 0);
   for (let i = 0; i < MAX_TEXTS; i++) {
@@ -143,7 +154,7 @@ function emitTexts(b: ProgramBuilder, ofKernel: boolean | undefined): void {
     b.add(R1, ENTERED_TEXT.texts + TEXT_BYTES * i);
     b.mov(R2, TEXT_BYTES);
     b.load(8, R3, R10, STACK.word);
-    b.call(textReader(ofKernel));
+    emitReadText(b, readsKernel);
     b.jump('slt', R0, 0, unreadable);
     b.store(2, R9, ENTERED_TEXT.lengths + 2 * i, R0);
     b.bind(unreadable);
@@ -154,7 +165,7 @@ function emitTexts(b: ProgramBuilder, ofKernel: boolean | undefined): void {
 function emitReturned(
   b: ProgramBuilder,
   maps: TraceMaps,
-  { ids, words, texts, ofKernel }: TraceProgramOptions,
+  { ids, words, texts, readsKernel }: TraceProgramOptions,
   out: ProgramLabel,
 ): void {
   const lost = b.label();
@@ -207,7 +218,7 @@ function emitReturned(
       b.mov(R1, R9);
       b.add(R1, RETURNED_TEXT.text);
       b.mov(R2, TEXT_BYTES);
-      b.call(textReader(ofKernel));
+      emitReadText(b, readsKernel);
       b.jump('slt', R0, 0, unreadable);
       b.store(2, R9, RETURNED_TEXT.length, R0);
       b.bind(unreadable);

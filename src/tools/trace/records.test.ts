@@ -15,6 +15,7 @@ import {
   TEXT_BYTES,
   UNWOUND,
 } from './records.js';
+import { kernelStack } from './stacks.js';
 
 test('the length of a record says what it is', () => {
   const sizes = [
@@ -71,4 +72,18 @@ test('a length that can’t be is no text', () => {
   const bytes = new Uint8Array(RETURNED_TEXT.size);
   new DataView(bytes.buffer).setUint16(RETURNED_TEXT.length, TEXT_BYTES + 1, true);
   expect(decodeRecord(bytes)).not.toHaveProperty('text');
+});
+
+test('frames in the kernel are exact, and inner ones lower', () => {
+  const frame = (address: bigint): number => {
+    const bytes = new Uint8Array(RETURNED.size);
+    new DataView(bytes.buffer).setBigUint64(RETURNED.frame, address, true);
+    const event = decodeRecord(bytes);
+    return event?.kind === 'returned' ? event.frame : Number.NaN;
+  };
+  const outer = frame(0xffff_c900_0123_4568n);
+  const inner = frame(0xffff_c900_0123_4560n);
+  expect(outer - inner).toBe(8);
+  expect(kernelStack(inner)).toBe(kernelStack(outer));
+  expect(kernelStack(frame(0xffff_c900_0123_8008n))).not.toBe(kernelStack(outer));
 });

@@ -14,10 +14,12 @@ export interface TracedFunction {
   readonly signature: Signature | undefined;
   /** Words of the context that point to texts which are read, in order. */
   readonly texts: readonly number[];
+  /** It is the kernel's: small negative results are errors. */
+  readonly ofKernel?: boolean;
 }
 
 /** Its module's types may take seconds the first time. */
-export function describeFunction(kernel: Kernel, target: TargetFunction): TracedFunction {
+export function describeFunction(kernel: Kernel, target: TargetFunction, ofKernel = false): TracedFunction {
   const { module, name, address } = target;
   let signature: Signature | undefined;
   try {
@@ -29,5 +31,5 @@ export function describeFunction(kernel: Kernel, target: TargetFunction): Traced
   const texts = (signature?.args ?? []).flatMap(({ text, words }) =>
     text && words !== undefined ? [words.first] : [],
   );
-  return { module, name, address, signature, texts: texts.slice(0, MAX_TEXTS) };
+  return { module, name, address, signature, texts: texts.slice(0, MAX_TEXTS), ofKernel };
 }

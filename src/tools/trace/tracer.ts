@@ -38,8 +38,10 @@ export interface TracerOptions {
   readonly roots?: SelectorSet;
   /** All where empty. */
   readonly tids: readonly number[];
-  /** The running kernel is traced: texts are in its memory, and its threads leave no frames by a jump. */
+  /** The running kernel is traced, whose threads leave no frames by a jump. */
   readonly ofKernel?: boolean;
+  /** Texts may be in the kernel's memory. */
+  readonly readsKernel?: boolean;
   /** A process whose own calls are left out. */
   readonly exceptPid?: number;
 }
@@ -233,7 +235,7 @@ export class Tracer {
     const wanted = new Map<Form, LinkTarget[]>();
     for (const target of fresh) {
       const slot = this.#slots.slotOf(target);
-      const fn = describeFunction(this.#kernel, target);
+      const fn = describeFunction(this.#kernel, target, this.#options.ofKernel);
       this.#functions[slot] = fn;
       const resultText = fn.signature?.returnsText === true;
       const root = rootAddresses === undefined || rootAddresses.has(target.address);
@@ -250,12 +252,12 @@ export class Tracer {
       else list.push({ target, cookie });
     }
     const ids = this.#ids;
-    const { tids, exceptPid, ofKernel = false } = this.#options;
+    const { tids, exceptPid, ofKernel = false, readsKernel = false } = this.#options;
     for (const [form, targets] of wanted)
       this.#join(this.#traced, form.name, targets, () => ({
         attachType: 'fsession',
         argumentWords: form.words,
-        insns: traceProgram(this.#maps, { ...form, ids, tids, exceptPid, ofKernel }),
+        insns: traceProgram(this.#maps, { ...form, ids, tids, exceptPid, readsKernel }),
       }));
     if (!ofKernel) this.#watchUnwinding();
   }

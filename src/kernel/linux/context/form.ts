@@ -34,7 +34,7 @@ export type ContextProgram = Pick<
 
 /** What the kernel has. */
 export interface ContextKernel {
-  /** The BTF id of a kernel function that programs may call, by name; `undefined` where there is none. */
+  /** The number by which instructions call a kernel function, by its name; `undefined` where there is none. */
   kfunc(name: string): number | undefined;
   /** The kernel's own types (vmlinux): pointers to these can be cast to. */
   readonly types?: Btf | undefined;
@@ -47,7 +47,7 @@ export interface SavedState {
   readonly valueSize: number;
 }
 
-/** A program as the kernel can load it. Maps are named by id, kernel functions by BTF id. */
+/** A program as the kernel can load it. Maps are named by id, kernel functions by the numbers of `ContextKernel`. */
 export interface RewrittenProgram {
   readonly attachType: AttachType;
   readonly insns: readonly BpfInsn[];
@@ -59,6 +59,6 @@ export interface RewrittenProgram {
   /** Those that it loads, by their types; and whether it loads the result. */
   readonly typedArgs: readonly number[];
   readonly typedResult: boolean;
-  /** A main program of ours calls it. */
+  /** A main program of ours calls it: all its functions must be static for the kernel (`kernelBtf`). */
   readonly wrapped: boolean;
 }

@@ -215,10 +215,8 @@ class Main {
       b.store(8, R10, at, R1);
       return;
     }
-    if (plan.context === 'pt_regs') {
-      b.load(8, R1, R6, this.#registerOf(word));
-      b.store(8, R10, at, R1);
-    } else {
+    if (plan.context === 'pt_regs') this.#fromRegisters(word, at);
+    else {
       // The helper writes nothing where the function has no such word.
       b.store(8, R10, at, 0);
       b.mov(R1, R6);
@@ -230,14 +228,26 @@ class Main {
     this.#cast(at, this.#argumentType(word));
   }
 
-  #registerOf(word: number): number {
+  /** What the function was called with: words that it does not have are what happens to be there. */
+  #fromRegisters(word: number, at: number): void {
     const place = this.#layout.words[word];
-    const offset = place?.in === 'register' ? PT_REGS.args[place.index] : undefined;
-    if (offset !== undefined) return offset;
-    throw new BpfError(
-      'EOPNOTSUPP',
-      `program ${this.#input.program.name} reads word ${word} of the arguments, which is in no register: a kprobe has those in registers`,
-    );
+    const b = this.#b;
+    if (place?.in === 'register') {
+      b.load(8, R1, R6, PT_REGS.args[place.index]);
+      b.store(8, R10, at, R1);
+    } else if (place?.in === 'stack') {
+      b.load(8, R3, R6, PT_REGS.sp);
+      b.add(R3, place.offset);
+      b.mov(R1, R10);
+      b.add(R1, at);
+      b.mov(R2, WORD);
+      b.call(HELPER.probe_read_kernel);
+    } else {
+      throw new BpfError(
+        'EOPNOTSUPP',
+        `program ${this.#input.program.name} reads word ${word} of the arguments, which a kprobe does not have`,
+      );
+    }
   }
 
   #result(word: number): void {

@@ -10,7 +10,6 @@ import { editProgram } from './edit.js';
 import type { ContextForm, ContextKernel, ContextProgram, RewrittenProgram, SavedState } from './form.js';
 import { emitMain } from './main.js';
 import { planContext } from './plan.js';
-import { typesWithMain } from './types.js';
 import { type ContextUse, contextUse } from './use.js';
 
 export type { ContextForm, ContextKernel, ContextProgram, RewrittenProgram, SavedState } from './form.js';
@@ -62,13 +61,13 @@ export function rewriteContext(
   const all = { insns: [...main, ...own], funcInfo: funcInfo.map(moved), lineInfo: lineInfo.map(moved) };
   if (!plan.main || btf === undefined || funcInfo.length === 0)
     return { ...result, ...all, ...(btf === undefined ? {} : { btf }) };
-  const types = typesWithMain(btf, program.name, funcInfo);
+  // Main's type is the program's own. No function is verified by itself then: all are static in what the kernel gets.
   const [line] = lineInfo;
   return {
     ...result,
-    insns: all.insns,
-    btf: types.btf,
-    funcInfo: [{ slot: 0, typeId: types.main }, ...all.funcInfo],
+    ...all,
+    btf,
+    funcInfo: [{ ...funcInfo[0], slot: 0 }, ...all.funcInfo],
     lineInfo: line === undefined ? [] : [{ ...line, slot: 0 }, ...all.lineInfo],
   };
 }

@@ -1,5 +1,6 @@
 /** What every link of the kernel machine has. */
 
+import { disagreement } from '../../agreement.js';
 import { BpfError } from '../../errno.js';
 import type {
   BpfLink,
@@ -12,6 +13,8 @@ import type {
   TargetFunction,
 } from '../../kernel.js';
 import { RefusedTargetError } from '../../refused.js';
+import { kernelRefusal } from '../deny.js';
+import type { LinuxHost } from '../host.js';
 import type { LinuxProg } from '../linux_prog.js';
 
 export abstract class LinuxLink implements BpfLink {
@@ -100,7 +103,7 @@ export abstract class LinuxLink implements BpfLink {
   }
 
   #alive(): void {
-    if (this.#detached) throw new BpfError('EBADF', 'the link is detached');
+    if (this.#detached) throw new BpfError('EINVAL', `link ${this.id} is detached; create another one`);
   }
 
   /** Does `work`, which returns what is attached now, and notes how long that took. */
@@ -111,12 +114,34 @@ export abstract class LinuxLink implements BpfLink {
     this.#attachMs += performance.now() - began;
   }
 
+  /** Those of `targets` that the link does not have yet, each once. */
+  protected withoutDuplicates(targets: readonly LinkTarget[], skipInvalid: boolean): LinkTarget[] {
+    const seen = new Set(this.#targets.map(({ target }) => target.address));
+    return targets.filter(({ target }) => {
+      const isNew = !seen.has(target.address);
+      if (isNew) seen.add(target.address);
+      else this.leaveOut(target, kernelRefusal('duplicate'), skipInvalid);
+      return isNew;
+    });
+  }
+
+  /** Why a function does not fit a program: what is read must be the same on all, and the kernel leaves that to who attaches. */
+  protected unfit(host: LinuxHost, prog: LinuxProg, target: TargetFunction): SkipReason | undefined {
+    const { prototype } = prog.attr.target ?? {};
+    if (prototype === undefined) return undefined;
+    const other = host.targets.prototypeOf(target);
+    const detail = disagreement(prototype, other, prog.access);
+    if (detail === undefined) return undefined;
+    const isMissing = other !== undefined && prog.accessedArgs.some(position => position >= other.nargs);
+    return kernelRefusal(isMissing ? 'arguments' : 'prototype', detail);
+  }
+
   /** Notes a function that is left out; throws instead where none may be. */
   protected leaveOut(target: TargetFunction, { reason, detail }: SkipReason, skipInvalid: boolean): void {
     const refused = { module: target.module, function: target.name, address: target.address, reason, detail };
     if (!skipInvalid)
       throw new RefusedTargetError(
-        'EINVAL',
+        reason === 'duplicate' ? 'EEXIST' : 'EINVAL',
         `${target.module}:${target.name} can't be attached: ${reason}: ${detail}`,
         refused,
       );

@@ -5,7 +5,6 @@
  */
 
 import { SystemError } from '../../../ffi/libc.js';
-import { disagreement } from '../../agreement.js';
 import { errnoName } from '../../errno.js';
 import type { LinkTarget, SkipReason, TracingMultiLink } from '../../kernel.js';
 import { Attr, bpf, Fd, refusedBy } from '../bpf.js';
@@ -44,21 +43,18 @@ export class NativeMultiLink extends LinuxLink implements TracingMultiLink {
 
   add(targets: readonly LinkTarget[]): void {
     this.attaching(() => {
-      const { good, bad } = sortTargets(this.#host, this.prog.attachType, targets);
+      const fresh = this.withoutDuplicates(targets, this.#skipInvalid);
+      const { good, bad } = sortTargets(this.#host, this.prog.attachType, fresh);
       for (const { target, why } of bad) this.leaveOut(target, why, this.#skipInvalid);
       const agreeing = good.filter(one => this.#agrees(one));
       return this.#attach(this.#parts, this.prog, agreeing, this.#skipInvalid);
     });
   }
 
-  /** What the program reads must be the same on all: the kernel leaves that to who attaches. */
   #agrees({ target }: TypedTarget): boolean {
-    const { target: first } = this.prog.attr;
-    if (first?.prototype === undefined) return true;
-    const why = disagreement(first.prototype, this.#host.targets.prototypeOf(target), this.prog.access);
-    if (why === undefined) return true;
-    this.leaveOut(target, { reason: 'other-types', detail: why }, this.#skipInvalid);
-    return false;
+    const why = this.unfit(this.#host, this.prog, target);
+    if (why !== undefined) this.leaveOut(target, why, this.#skipInvalid);
+    return why === undefined;
   }
 
   /** Attaches `targets` by one link for each BTF object; all or nothing. */

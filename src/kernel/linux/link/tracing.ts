@@ -2,41 +2,67 @@
 
 import type { LinkTarget, TracingLink } from '../../kernel.js';
 import { Attr, bpf, Fd, refusedBy } from '../bpf.js';
-import { type LinuxHost, PLAIN, sortTargets, type TypedTarget } from '../host.js';
-import type { LinuxProg } from '../linux_prog.js';
-import { type LoadedProg, progInfo } from '../program.js';
+import { type LinuxHost, sortTargets, type TypedTarget } from '../host.js';
+import type { LinuxProg, Part } from '../linux_prog.js';
+import { progInfo } from '../program.js';
+import { SavedCalls } from '../saved_calls.js';
 import { LinuxLink } from './link.js';
 
 /** Offsets in the attribute of BPF_LINK_CREATE. */
 const LINK = { prog: 0, attachType: 8, cookie: 24 } as const;
 
-/** One program, loaded for one function, and its link. Throws with the kernel's reason. */
-export function attachPlain(prog: LinuxProg, { fd }: LoadedProg, target: TypedTarget): Fd {
-  const attr = new Attr()
-    .u32(LINK.prog, fd.number)
-    .u32(LINK.attachType, PLAIN[prog.attachType])
-    .u64(LINK.cookie, target.cookie);
+/** A program on one function: what the kernel has of it, in the order in which it was attached. */
+export interface OneAttached {
+  readonly prog: LinuxProg;
+  readonly parts: readonly Part[];
+  readonly fds: readonly Fd[];
+}
+
+/** Loads a program for one function, and attaches it. Throws with the kernel's reason. */
+export function attachOne(prog: LinuxProg, target: TypedTarget, saved: SavedCalls, own = false): OneAttached {
+  const one = { prog, parts: prog.loadPlain(target, saved, own), fds: [] as Fd[] };
   try {
-    return new Fd(bpf('LINK_CREATE', attr));
+    for (const { form, loaded } of one.parts) {
+      const attr = new Attr()
+        .u32(LINK.prog, loaded.fd.number)
+        .u32(LINK.attachType, form.attach)
+        .u64(LINK.cookie, target.cookie);
+      one.fds.push(new Fd(bpf('LINK_CREATE', attr)));
+    }
+    return one;
   } catch (cause) {
+    detachOne(one);
     throw refusedBy(cause, `a link of program ${prog.name} to ${target.target.module}:${target.target.name}`);
   }
 }
 
+/** What is at the entry goes before what is at the return: what was seen to enter is seen to return. */
+export function detachOne({ prog, parts, fds }: OneAttached): void {
+  for (const fd of [...fds].reverse()) fd.close();
+  for (const { loaded, own } of parts) if (own) prog.retire(loaded);
+}
+
+export function missedOf({ parts }: OneAttached): bigint {
+  return parts.reduce((sum, { loaded }) => sum + progInfo(loaded.fd.number).recursionMisses, 0n);
+}
+
 export class PlainLink extends LinuxLink implements TracingLink {
   readonly kind = 'tracing';
-  #loaded: LoadedProg | undefined;
-  #link: Fd | undefined;
+  readonly #saved: SavedCalls;
   #target: TypedTarget | undefined;
+  #one: OneAttached | undefined;
+  /** Of what was let go of. */
+  #missedBefore = 0n;
 
   constructor(host: LinuxHost, prog: LinuxProg, target: LinkTarget) {
     super(host.nextId(), prog);
+    this.#saved = new SavedCalls(host);
     try {
       this.attaching(() => {
         const { good, bad } = sortTargets(host, prog.attachType, [target]);
         for (const { target: refused, why } of bad) this.leaveOut(refused, why, false);
         this.#target = good[0];
-        this.#attach(prog);
+        this.#one = attachOne(prog, this.#target, this.#saved);
         return good;
       });
     } catch (cause) {
@@ -45,26 +71,29 @@ export class PlainLink extends LinuxLink implements TracingLink {
     }
   }
 
-  #attach(prog: LinuxProg): void {
-    const loaded = prog.loadPlain(this.#target!);
-    this.#link = attachPlain(prog, loaded, this.#target!);
-    this.#loaded = loaded;
-  }
-
   get missed(): bigint {
-    return this.#loaded === undefined || this.#loaded.fd.closed
-      ? 0n
-      : progInfo(this.#loaded.fd.number).recursionMisses;
+    return this.#missedBefore + (this.#one === undefined ? 0n : missedOf(this.#one));
   }
 
-  /** The kernel has no way to do it at once: the new one is attached before the old one goes. */
+  /**
+   * The kernel has no way to do it at once: the new one is attached before the old one goes. A call under way that the old one
+   * saw enter is seen by the new one at its return.
+   */
   protected replace(prog: LinuxProg): void {
-    const old = this.#link;
-    this.#attach(prog);
-    old?.close();
+    const next = attachOne(prog, this.#target!, this.#saved);
+    this.#letGo();
+    this.#one = next;
+  }
+
+  #letGo(): void {
+    if (this.#one === undefined) return;
+    this.#missedBefore += missedOf(this.#one);
+    detachOne(this.#one);
+    this.#one = undefined;
   }
 
   protected close(): void {
-    this.#link?.close();
+    this.#letGo();
+    this.#saved.close();
   }
 }

@@ -1,0 +1,151 @@
+/** For tests: runs a rewritten program as a kernel would, at one function's entry or return, in the interpreter. */
+
+import { HELPER } from '../../../bpf/helpers.js';
+import type { BpfInsn } from '../../../bpf/instruction.js';
+import { interpret } from '../../../bpf/interpreter.js';
+import { type KFUNC, kfuncName, kfuncNumber } from '../../../bpf/kfuncs.js';
+import { memoryOf } from '../../../bpf/memory.js';
+import type { ContextForm, ContextKernel } from './rewrite.js';
+
+/** Kernel functions have other numbers than ours. */
+const KFUNC_OFFSET = 5000;
+const CONTEXT = 0x7100_0000_0000n;
+const STACK = 0x7200_0000_0000n;
+const STACK_BYTES = 8192;
+/** Where the words of a call's stack are. */
+const CALLER = 0x7300_0000_0000n;
+const SP = 0x400n;
+export const MEMORY = 0x7400_0000_0000n;
+
+/** A kernel with these functions for programs. */
+export function kernelWith(...names: (keyof typeof KFUNC)[]): ContextKernel {
+  return {
+    kfunc: name => (names.some(one => one === name) ? KFUNC_OFFSET + (kfuncNumber(name) ?? 0) : undefined),
+  };
+}
+
+const PT_REGS = [112, 104, 96, 88, 72, 64] as const;
+
+/** A call of a function that a program sees. */
+export interface Call {
+  /** Words of its arguments, beyond the sixth on the stack. */
+  readonly args: readonly bigint[];
+  readonly result?: bigint;
+  readonly cookie?: bigint;
+}
+
+/** One kernel, one link: what calls' entries hand on is kept between runs. */
+export class FakeRuns {
+  readonly saved = new Map<string, Uint8Array>();
+  /** Bytes of what is saved of a call. */
+  valueSize = 8;
+  /** What programs see at `MEMORY`. */
+  readonly memory = new Uint8Array(512);
+  readonly #view = new DataView(this.memory.buffer);
+  readonly #sessions = new Uint8Array(8);
+
+  word(index: number): bigint {
+    return this.#view.getBigUint64(8 * index, true);
+  }
+
+  /** r0 of the program. */
+  run(
+    insns: readonly BpfInsn[],
+    context: ContextForm['context'],
+    at: 'entry' | 'return',
+    { args, result = 0n, cookie = 0n }: Call,
+  ): bigint {
+    const handed = new Uint8Array(256);
+    const view = new DataView(handed.buffer);
+    const caller = new Uint8Array(2048);
+    const callerView = new DataView(caller.buffer);
+    if (context === 'typed') {
+      for (const [word, value] of args.entries()) view.setBigUint64(8 * word, value, true);
+      if (at === 'return') view.setBigUint64(8 * args.length, result, true);
+    } else if (context === 'pt_regs') {
+      for (const [word, offset] of PT_REGS.entries())
+        view.setBigUint64(offset, at === 'entry' ? (args[word] ?? 0xdeadn) : 0xdeadn, true);
+      for (const [word, value] of args.slice(6).entries())
+        callerView.setBigUint64(Number(SP) + 8 + 8 * word, value, true);
+      view.setBigUint64(80, at === 'return' ? result : 0xdeadn, true);
+      view.setBigUint64(152, CALLER + SP + (at === 'return' ? 8n : 0n), true);
+    }
+    const valueAt = STACK + 0x100000n;
+    const value = new Uint8Array(this.valueSize);
+    // Handles of trampolines are no memory: nothing but helpers may look there.
+    const regions = [
+      { address: STACK - BigInt(STACK_BYTES), bytes: new Uint8Array(STACK_BYTES) },
+      { address: CALLER, bytes: caller },
+      { address: MEMORY, bytes: this.memory },
+      { address: valueAt, bytes: value },
+      { address: CONTEXT + 0x1000n, bytes: this.#sessions },
+      ...(context === 'trampoline' ? [] : [{ address: CONTEXT, bytes: handed }]),
+    ];
+    const memory = memoryOf(regions);
+    const bytes = (address: bigint, count: number): Uint8Array =>
+      Uint8Array.from({ length: count }, (_, i) => Number(memory.load(address + BigInt(i), 1)));
+    const own = (address: bigint | undefined): void => {
+      if (address !== CONTEXT) throw new Error(`the context is ${address?.toString(16)}`);
+    };
+    return interpret(insns, {
+      memory,
+      context: CONTEXT,
+      framePointer: STACK,
+      call: (id, [r1 = 0n, r2 = 0n, r3 = 0n, r4 = 0n]) => {
+        switch (id) {
+          case HELPER.get_func_arg: {
+            own(r1);
+            const arg = args[Number(BigInt.asUintN(32, r2))];
+            if (arg === undefined) return -22n;
+            memory.store(r3, 8, arg);
+            return 0n;
+          }
+          case HELPER.get_func_ret:
+            own(r1);
+            memory.store(r2, 8, at === 'return' ? result : 0n);
+            return 0n;
+          case HELPER.get_func_arg_cnt:
+            own(r1);
+            return BigInt(args.length);
+          case HELPER.get_attach_cookie:
+            own(r1);
+            return cookie;
+          case HELPER.get_func_ip:
+            own(r1);
+            return 0x1234n;
+          case HELPER.probe_read_kernel:
+            for (const [i, byte] of bytes(r3, Number(r2)).entries())
+              memory.store(r1 + BigInt(i), 1, BigInt(byte));
+            return 0n;
+          case HELPER.map_update_elem:
+            if (r4 !== 0n) throw new Error('flags');
+            this.saved.set(Buffer.from(bytes(r2, 16)).toString('hex'), bytes(r3, this.valueSize));
+            return 0n;
+          case HELPER.map_lookup_elem: {
+            const found = this.saved.get(Buffer.from(bytes(r2, 16)).toString('hex'));
+            if (found === undefined) return 0n;
+            value.set(found);
+            return valueAt;
+          }
+          case HELPER.map_delete_elem:
+            this.saved.delete(Buffer.from(bytes(r2, 16)).toString('hex'));
+            return 0n;
+          default:
+            throw new Error(`helper ${id}`);
+        }
+      },
+      callKfunc: (id, [r1]) => {
+        own(r1);
+        switch (kfuncName(id - KFUNC_OFFSET)) {
+          case 'bpf_session_is_return':
+            return at === 'return' ? 1n : 0n;
+          case 'bpf_session_cookie':
+            if (at === 'entry') this.#sessions.fill(0);
+            return CONTEXT + 0x1000n;
+          default:
+            throw new Error(`kernel function ${id}`);
+        }
+      },
+    });
+  }
+}
