@@ -189,9 +189,7 @@ describe.skipIf(lacking !== undefined)('maps of the kernel', () => {
   });
 
   test('what the kernel does not make is told with its name and type', () => {
-    expect(() => create({ maxEntries: 0, name: 'empty' })).toThrowError(
-      /refuses map empty \(hash\): EINVAL/,
-    );
+    expect(() => create({ maxEntries: 0, name: 'empty' })).toThrowError(/refuses map empty \(hash\): EINVAL/);
   });
 
   test('let go of, it answers no more', () => {
