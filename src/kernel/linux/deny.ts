@@ -17,7 +17,7 @@ export const KERNEL_REFUSALS = {
     'the compiler changed what it takes (.isra, .constprop, .part): its types are not known',
   'duplicate-name':
     'its module has several functions of that name, and the kernel attaches by name: it would take the first',
-  'no-types': 'the kernel’s types (BTF) do not have it',
+  'no-types': 'the kernel’s types (BTF) do not have it, or have several of that name that differ',
   variadic: 'it takes a variable number of arguments',
   'struct-result': 'it returns a structure by value',
   'large-argument': 'it takes a value of more than 16 bytes, which is in memory',

@@ -48,9 +48,9 @@ export function typesOf(functions: Prototypes, base?: Btf): Uint8Array {
   ids.small_t = b.addConst(b.addTypedef('small_t', ids.small));
   for (const [name, list] of Object.entries(functions)) {
     const prototypes = (typeof list[0] === 'string' ? [list] : list) as readonly (readonly string[])[];
-    for (const [result, ...params] of prototypes) {
+    for (const [version, [result, ...params]] of prototypes.entries()) {
       const types = params.map((type, index) => ({
-        name: type === '...' ? '' : `p${index}`,
+        name: type === '...' ? '' : `p${version}_${index}`,
         type: ids[type],
       }));
       b.addFunc(name, b.addFuncProto(ids[result], types));

@@ -1,7 +1,7 @@
 /** Which FUNC of its module's types each code symbol of the kernel is. */
 
 import type { KernelSymbols } from './kallsyms.js';
-import type { KernelTypes } from './kernel_types.js';
+import { type KernelTypes, takeTheSame } from './kernel_types.js';
 
 /** In place of an id: several FUNCs of different prototypes have the name. */
 const AMBIGUOUS = -1;
@@ -36,7 +36,7 @@ export class FunctionIds {
         if (this.#symbols.owner(symbol) !== owner) return;
         const other = ids[symbol];
         if (other === 0) ids[symbol] = id;
-        else if (other < 0 || types.referred(other) !== types.referred(id)) ids[symbol] = AMBIGUOUS;
+        else if (other < 0 || !takeTheSame(types, other, id)) ids[symbol] = AMBIGUOUS;
       }),
     );
   }

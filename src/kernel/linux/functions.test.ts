@@ -34,6 +34,10 @@ const FUNCTIONS = {
     ['int', 'int'],
     ['int', 'pointer'],
   ],
+  same_types: [
+    ['int', 'pointer', 'int'],
+    ['int', 'pointer', 'int'],
+  ],
   __do_sys_fork: ['wide'],
   changed: ['int'],
   __x64_sys_open: ['wide', 'pointer'],
@@ -61,6 +65,7 @@ const SYMBOLS = [
   'twice',
   'twice',
   'two_prototypes',
+  'same_types',
   '__x64_sys_fork',
   '=__do_sys_fork',
   '=__ia32_sys_fork',
@@ -205,6 +210,7 @@ describe('functions of a kernel', () => {
     ['__x64_sys_open', undefined, 'fmod_ret'],
     ['twice', 'duplicate-name'],
     ['two_prototypes', 'no-types'],
+    ['same_types', undefined],
     ['untyped', 'no-types'],
     ['changed.isra.0', 'changed-arguments'],
     ['changed.constprop.0', 'changed-arguments'],
@@ -237,6 +243,14 @@ describe('functions of a kernel', () => {
       'changed-arguments',
       'denied',
     ]);
+    // One line for two symbols: either may be the one.
+    files.write('sys/kernel/tracing/available_filter_functions', 'plain\ntwice\n');
+    untyped.refresh();
+    expect(match(untyped, 'twice').map(t => untyped.checkAddress(t)?.reason)).toEqual([
+      'duplicate-name',
+      'duplicate-name',
+    ]);
+    expect(match(untyped, 'plain').map(t => untyped.checkAddress(t))).toEqual([undefined]);
   });
 
   it('take no arguments from the stack before Linux 6.6', () => {
@@ -317,6 +331,8 @@ describe('a kernel that does not tell', () => {
     expect(types.module('other_mod')).toBeUndefined();
     expect(types.module('../vmlinux')).toBeUndefined();
     expect(types.functionId('other_mod', 'plain')).toBeUndefined();
+    expect(types.functionId('kernel', 'two_prototypes')).toBeUndefined();
+    expect(types.functionId('kernel', 'same_types')).toBeGreaterThan(0);
     // Its own, not its base's.
     expect(types.functionId('some_mod', 'nothing')).toBeUndefined();
     expect(types.functionId('some_mod', 'plain')).toBeGreaterThan(types.vmlinux.typeCount);

@@ -21,7 +21,7 @@ import {
 import { FunctionIds } from './function_ids.js';
 import { KernelSymbols } from './kallsyms.js';
 import { KERNEL_MODULE, type KernelTypes } from './kernel_types.js';
-import { readInjectable, readTraceable } from './traceable.js';
+import { readInjectable, readTraceable, TRACED } from './traceable.js';
 
 /** Another name of `kernel`. */
 const VMLINUX = 'vmlinux';
@@ -36,6 +36,9 @@ export interface FunctionId {
   readonly module: string;
   readonly id: number;
 }
+
+const SOME_OF_NAME =
+  'its module has several functions of that name, and ftrace traces some of them without saying which';
 
 /** A target that remembers its symbol, so that it need not be looked up. */
 class KernelFunction implements TargetFunction {
@@ -192,6 +195,9 @@ export class KernelFunctions {
     if (refused !== undefined) return refused;
     const names = aliases.map(index => this.#symbols.name(index));
     if (names.every(hasChangedArguments)) return kernelRefusal('changed-arguments');
+    const traceable = this.#traceableSymbols();
+    if (traceable !== null && aliases.every(index => traceable[index] !== TRACED.YES))
+      return { reason: 'duplicate-name', detail: SOME_OF_NAME };
     return firstDenied(names, 'fentry');
   }
 
@@ -260,7 +266,7 @@ export class KernelFunctions {
 
   #checkSymbols(aliases: readonly number[]): SkipReason | undefined {
     const traceable = this.#traceableSymbols();
-    if (traceable === null || aliases.some(index => traceable[index] === 1)) return undefined;
+    if (traceable === null || aliases.some(index => traceable[index] !== TRACED.NO)) return undefined;
     return kernelRefusal('not-traceable');
   }
 

@@ -84,7 +84,7 @@ export class KernelTypes {
     let found: number | undefined;
     for (const id of types.findOwn(name)) {
       if (types.kindOf(id) !== 'func') continue;
-      if (found !== undefined && types.referred(found) !== types.referred(id)) return undefined;
+      if (found !== undefined && !takeTheSame(types, found, id)) return undefined;
       found ??= id;
     }
     return found;
@@ -102,4 +102,15 @@ export class KernelTypes {
     }
     return Btf.parse(bytes, { name: path, trusted: true, ...(base === undefined ? {} : { base }) });
   }
+}
+
+/** Two FUNCs have the same types; older kernels have one twice, with other names for its parameters. */
+export function takeTheSame(types: Btf, one: number, other: number): boolean {
+  const a = types.referred(one);
+  const b = types.referred(other);
+  if (a === b) return true;
+  if (types.referred(a) !== types.referred(b)) return false;
+  const params = types.paramTypes(a);
+  const others = types.paramTypes(b);
+  return params.length === others.length && params.every((type, index) => type === others[index]);
 }

@@ -14,11 +14,16 @@ const INJECTABLE = '/sys/kernel/debug/error_injection/list';
 const NEWLINE = 0x0a;
 const SPACE = 0x20;
 
-/** By index of a symbol: 1 where ftrace can trace it. `undefined` where nobody may read that. */
+/** What ftrace can trace of the symbols of a name: none, all, or some, which it does not tell apart. */
+export const TRACED = { NO: 0, YES: 1, SOME_OF_NAME: 2 } as const;
+
+/** By index of a symbol, a number of `TRACED`. `undefined` where nobody may read that. */
 export function readTraceable(root: string, symbols: KernelSymbols): Uint8Array | undefined {
   const bytes = firstReadable(TRACEABLE.map(path => root + path));
   if (bytes === undefined || bytes.length === 0) return undefined;
   const traceable = new Uint8Array(symbols.count);
+  /** How many lines have the name of a symbol that shares it. */
+  const lines = new Map<number, number>();
   let modules = new Map<string, number>();
   const number = (start: number, end: number): number => {
     if (modules.size === 0) modules = new Map(symbols.modules.map((name, index) => [name, index]));
@@ -36,9 +41,17 @@ export function readTraceable(root: string, symbols: KernelSymbols): Uint8Array 
       owner = number(end + 2, next - 1);
     }
     symbols.each(bytes, at, end, index => {
-      if (symbols.owner(index) === owner) traceable[index] = 1;
+      if (symbols.owner(index) !== owner) return;
+      traceable[index] = TRACED.YES;
+      if (symbols.isDuplicate(index)) lines.set(index, (lines.get(index) ?? 0) + 1);
     });
     at = next + 1;
+  }
+  for (const [index, count] of lines) {
+    const named = symbols
+      .find(symbols.name(index))
+      .filter(other => symbols.owner(other) === symbols.owner(index));
+    if (count < named.length) traceable[index] = TRACED.SOME_OF_NAME;
   }
   return traceable;
 }
