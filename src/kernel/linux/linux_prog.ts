@@ -65,7 +65,7 @@ export class LinuxProg implements BpfProg {
 
   constructor(host: LinuxHost, attr: ProgLoadAttr) {
     this.#host = host;
-    this.attr = attr;
+    this.attr = forItsTarget(host, attr);
     this.name = attr.name;
     this.attachType = attr.attachType;
     this.#saved = new SavedCalls(host);
@@ -241,4 +241,12 @@ export class LinuxProg implements BpfProg {
     this.#freed = true;
     this.release();
   }
+}
+
+/** A program that calls others of an array has no prototype from its loader; Linux verifies it for its target's all the same. */
+function forItsTarget(host: LinuxHost, attr: ProgLoadAttr): ProgLoadAttr {
+  const { target, forAnyFunction, multi } = attr;
+  if (!forAnyFunction || multi || target === undefined) return attr;
+  const prototype = host.targets.prototypeOf(target);
+  return prototype === undefined ? attr : { ...attr, target: { ...target, prototype } };
 }

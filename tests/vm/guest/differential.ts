@@ -5,6 +5,8 @@ import { LinuxKernel } from '../../../src/kernel/linux/machine.js';
 import { judge } from './judge.js';
 
 const kernel = new LinuxKernel();
+const there = (name: string): boolean => kernel.functionsNamed([`kernel:${name}`])[0].length > 0;
 for (const path of process.argv.slice(2))
-  for (const verdict of judge(kernel, path, basename(path, '.bpf.o'))) console.log(JSON.stringify(verdict));
+  for (const verdict of judge(kernel, path, basename(path, '.bpf.o'), there))
+    console.log(JSON.stringify(verdict));
 kernel.close();

@@ -3,6 +3,7 @@
  * fits: what both sides of the differential test do.
  */
 
+import { MAP_TYPE } from '../../../src/bpf/map_type.js';
 import { BpfError } from '../../../src/kernel/errno.js';
 import type { Kernel } from '../../../src/kernel/kernel.js';
 import { BpfObject } from '../../../src/libbpf/object.js';
@@ -16,38 +17,43 @@ export interface Verdict {
   readonly why: string;
 }
 
-/** Functions of the kernel that programs are judged for. */
-export const JUDGED_FOR = [
-  'bpf_fentry_test1',
-  'bpf_fentry_test2',
-  'bpf_fentry_test6',
-  'bpf_fentry_test8',
-  'bpf_fentry_test10',
-  'bpf_modify_return_test',
-] as const;
-
 /** What tests' functions take, by the function of the kernel that takes as much: integers, a pointer, a structure. */
-const ALIKE: readonly (readonly [RegExp, (typeof JUDGED_FOR)[number]])[] = [
+const ALIKE: readonly (readonly [RegExp, string])[] = [
   [/add2|tick|eight_2|twin/, 'bpf_fentry_test2'],
   [/negative|leaf|caller|maybe|counted|eight_1|malloc|work/, 'bpf_fentry_test1'],
   [/greet|take_pointer|parse|identity/, 'bpf_fentry_test10'],
   [/read_outer|eight_7/, 'bpf_fentry_test8'],
 ];
 
-function functionFor({ selectors, spec }: ObjectProgram): string {
+/** The kernel's functions, by name. */
+type There = (name: string) => boolean;
+
+function functionFor({ selectors, spec }: ObjectProgram, there: There, callsOthers: boolean): string {
+  // All programs of an array are for functions of one prototype.
+  if (callsOthers) return 'bpf_fentry_test6';
+  const [named] = selectors;
+  const own = named?.replace(/^(kernel|vmlinux):/, '') ?? '';
+  if (there(own)) return own;
   const { attachType, sleepable } = spec.kind!;
-  if (attachType === 'fmod_ret' || sleepable) return 'bpf_modify_return_test';
+  // The one whose result may be changed, and in which a program may sleep.
+  if (attachType === 'fmod_ret' || sleepable) return 'bpf_fentry_test1';
   const [, name] = ALIKE.find(([pattern]) => selectors.some(text => pattern.test(text))) ?? [];
   return name ?? 'bpf_fentry_test6';
 }
 
+/** Linux walks a million instructions of these, which takes minutes here, and then refuses them. */
+export const ENDLESS: ReadonlySet<string> = new Set(['bpf_for_each on_six']);
+
 /** Programs of sections that neither machine has are left out. */
-export function judge(kernel: Kernel, path: string, label: string): Verdict[] {
+export function judge(kernel: Kernel, path: string, label: string, there: There): Verdict[] {
   const object = BpfObject.open(path);
   const refusals = new Map<ObjectProgram, BpfError>();
-  const programs = object.programs.filter(({ spec }) => spec.kind !== undefined);
-  for (const program of object.programs) program.autoload = program.spec.kind !== undefined;
-  for (const program of programs) program.setTarget([`kernel:${functionFor(program)}`]);
+  const programs = object.programs.filter(
+    ({ spec, name }) => spec.kind !== undefined && !ENDLESS.has(`${label} ${name}`),
+  );
+  for (const program of object.programs) program.autoload = programs.includes(program);
+  const callsOthers = object.maps.some(({ spec }) => spec.type === MAP_TYPE.PROG_ARRAY);
+  for (const program of programs) program.setTarget([`kernel:${functionFor(program, there, callsOthers)}`]);
   let whole: BpfError | undefined;
   try {
     object.load(kernel, {
