@@ -25,7 +25,7 @@ const COMMAND_FD = 3;
 const ARCHIVE_FD = 4;
 /** `panic=-1` with qemu's -no-reboot: a panic ends qemu at once. An oops is one too: nothing after it can be trusted. */
 const COMMAND_LINE =
-  'console=ttyS0 quiet panic=-1 oops=panic mitigations=off tsc=reliable nokaslr random.trust_cpu=on';
+  'console=ttyS0 quiet no_timer_check panic=-1 oops=panic mitigations=off tsc=reliable nokaslr random.trust_cpu=on';
 /** Lines of the kernel's log that no test may cause. */
 const COMPLAINT =
   /BUG:|WARNING:|Oops|general protection|Call Trace|UBSAN|KASAN|lockdep|RCU.*stall|rcu:.*stall/;

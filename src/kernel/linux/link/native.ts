@@ -78,19 +78,18 @@ export class NativeMultiLink extends LinuxLink implements TracingMultiLink {
           part = { loaded: prog.loadNative(module), links: [] };
           parts.set(module, part);
         }
+        const { loaded } = part;
         let good: readonly TypedTarget[] = list;
-        let fd = create(prog, part.loaded, list);
+        let fd = create(prog, loaded, list);
         if (fd === undefined) {
-          const { loaded } = part;
-          const bad = new Set(
-            findRefused(list, mayLeave ? list.length : 1, some => {
-              const tried = create(prog, loaded, some);
-              return tried && [tried];
-            }),
-          );
+          const attempt = (some: readonly TypedTarget[]): Fd[] | undefined => {
+            const one = create(prog, loaded, some);
+            return one && [one];
+          };
+          const bad = new Set(findRefused(list, mayLeave ? list.length : 1, attempt));
           for (const { target } of bad) this.leaveOut(target, refusedReason(prog), mayLeave);
           good = list.filter(one => !bad.has(one));
-          fd = good.length === 0 ? undefined : create(prog, part.loaded, good);
+          fd = good.length === 0 ? undefined : create(prog, loaded, good);
         }
         if (fd === undefined) continue;
         part.links.push({ fd, targets: good });
