@@ -26,7 +26,9 @@ export type {
   TracingLink,
   TracingMultiLink,
 } from './kernel/kernel.js';
+export { KernelFeatures } from './kernel/linux/features.js';
 export { LinuxKernel } from './kernel/linux/machine.js';
+export { KernelSession } from './kernel/linux/session.js';
 export { ProcessKernel } from './kernel/process/machine.js';
 export { Session } from './kernel/process/session.js';
 export { RefusedTargetError } from './kernel/refused.js';

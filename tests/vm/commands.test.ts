@@ -7,6 +7,8 @@ import { Guest } from './guest.js';
 import type { GuestRun } from './guest_process.js';
 import { kernels } from './kernels.js';
 
+/** `npm run test:vm`: every kernel, and what takes its time. */
+const ALL = process.env.MULTITRACE_VM === 'all';
 const TRACEFS = '/sys/kernel/tracing';
 const OBJECT = '/tmp/vfs.bpf.o';
 /** What `features` says of a kernel, as it was checked by hand. */
@@ -146,7 +148,7 @@ for (const kernel of kernels()) {
     });
 
     describe.skipIf(uncompiled !== undefined)(`objects${uncompiled ? ` (${uncompiled})` : ''}`, () => {
-      it('verify --kernel lets its verifier judge', async () => {
+      it.runIf(ALL)('verify --kernel lets its verifier judge', async () => {
         const done = await guest.multitrace(['verify', '--kernel', '--json', OBJECT]);
         expect(done.status, told(done)).toBe(0);
         const { machine, accepted, programs } = JSON.parse(done.stdout) as {
@@ -186,7 +188,7 @@ for (const kernel of kernels()) {
 const newest = kernels().find(kernel => kernel.name === 'newest');
 if (newest !== undefined && !('missing' in newest))
   describe('a kernel that is locked down (confidentiality)', () => {
-    it('is told as such, and what it still offers', async () => {
+    it.runIf(ALL)('is told as such, and what it still offers', async () => {
       await using guest = await Guest.boot(newest, { append: 'lockdown=confidentiality' });
       const done = await guest.multitrace(['features', '--json']);
       expect(done.status, told(done)).toBe(0);
