@@ -11,6 +11,7 @@ import type { FuncInfo } from '../kernel.js';
 import { VerifierError, type WalkStatistics } from '../verifier_error.js';
 import { Attr, bpf, Fd, nameOfErrno, objectInfo, tryBpf } from './bpf.js';
 import { funcInfoBytes, INFO_BYTES, type KernelBtf, loadBtf } from './btf_object.js';
+import { lockdownLevel } from './refusal.js';
 
 /** Offsets in the attribute of BPF_PROG_LOAD. */
 const LOAD = {
@@ -153,7 +154,8 @@ function refusalOf(log: string, request: LoadRequest, code: BpfError['code']): V
       line.trim() !== '' &&
       !/^(processed \d+ insns|verification time|stack depth|max_states|subprog \d+ \()/.test(line),
   );
-  const sentence = told.at(-1)?.trim() ?? afterVerifying(request);
+  const last = told.at(-1)?.trim();
+  const sentence = last === undefined ? afterVerifying(request) : `${last}${lockedDown(last)}`;
   const at = told
     .slice(0, -1)
     .map(line => /^\s*(\d+): \([0-9a-f]{2}\)/.exec(line)?.[1])
@@ -173,6 +175,13 @@ export function statisticsOf(log: string): WalkStatistics | undefined {
   const [processed, totalStates, peakStates] = found.slice(1).map(Number);
   const micros = /verification time (\d+) usec/.exec(log)?.[1];
   return { processed, totalStates, peakStates, restarts: 0, timeMs: Number(micros ?? 0) / 1000 };
+}
+
+/** The kernel takes helpers that read its memory for ones that there are not, where it is locked down. */
+function lockedDown(sentence: string): string {
+  const reads = /helper bpf_probe_read|unknown func bpf_probe_read/.test(sentence);
+  if (!reads || lockdownLevel() !== 'confidentiality') return '';
+  return ': this kernel is locked down (confidentiality), and no program may read its memory: start it without lockdown';
 }
 
 /** What is refused without a word. */
