@@ -56,15 +56,17 @@ export class EachLink extends LinuxMultiLink {
   /** Attaches to all, or throws and to none of them. */
   #attach(now: Attached, targets: readonly TypedTarget[], mayLeave: boolean): TypedTarget[] {
     const before = now.ones.length;
+<<<<<<< HEAD
     const { progress } = this.host.options;
     let told = performance.now();
+=======
+    const tell = this.#teller('attached to', targets.length);
+>>>>>>> ways
     try {
       for (const [index, target] of targets.entries()) {
         const one = this.#attachOne(now, target, mayLeave);
         if (one !== undefined) now.ones.push({ target, one });
-        if (progress === undefined || performance.now() - told < PROGRESS_MS) continue;
-        told = performance.now();
-        progress(`attached to ${index + 1} of ${targets.length} functions`);
+        tell(index + 1);
       }
     } catch (cause) {
       for (const { one } of now.ones.splice(before).reverse()) detachOne(one);
@@ -114,11 +116,25 @@ export class EachLink extends LinuxMultiLink {
     this.#now.saved.close();
   }
 
+  /** The kernel takes its time for each: longer than for attaching. */
   #letGo({ ones }: Attached): void {
-    for (const { one } of ones.splice(0).reverse()) {
+    const tell = this.#teller('detached from', ones.length);
+    for (const [index, { one }] of ones.splice(0).reverse().entries()) {
       this.#missedBefore += missedOf(one);
       detachOne(one);
+      tell(index + 1);
     }
+  }
+
+  /** Tells now and then how far it came. */
+  #teller(what: string, all: number): (done: number) => void {
+    const { progress } = this.#host.options;
+    let told = performance.now();
+    return done => {
+      if (progress === undefined || performance.now() - told < PROGRESS_MS) return;
+      told = performance.now();
+      progress(`${what} ${done} of ${all} functions`);
+    };
   }
 }
 
