@@ -41,7 +41,7 @@ for (const kernel of kernels()) {
     let lines: Line[] = [];
     beforeAll(async () => {
       guest = await Guest.boot(kernel);
-      lines = await guest.script<Line>('ways');
+      lines = await guest.script<Line>('ways', [], { timeoutMs: 170_000 });
     });
     afterAll(async () => {
       expect(await guest?.close()).toEqual([]);

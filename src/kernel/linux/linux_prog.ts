@@ -156,6 +156,11 @@ export class LinuxProg implements BpfProg {
 
   /** For kprobe multi-links, in the order in which the parts are attached. */
   loadKprobe(saved: SavedCalls): readonly Part[] {
+    if (this.attr.sleepable)
+      throw new BpfError(
+        'EOPNOTSUPP',
+        `program ${this.name} may sleep, and programs of kprobe multi-links may not`,
+      );
     const sessions = this.attachType !== 'fentry' && this.#host.features.has('kprobe_session');
     return this.#parts('kprobe', kprobeForms(this.attachType, this.#use, { sessions }), {}, saved);
   }

@@ -1,15 +1,12 @@
 /**
- * The map by which the programs of one link hand something on from the entry of a call to its return. Least recently used
- * entries make room: those of calls that never returned go so.
+ * The table by which the programs of one link hand something on from the entry of a call to its return: an array, in which
+ * programs find their places without a lock, as they may run inside of any function, of the kernel's locks too.
  */
 
 import { MAP_TYPE } from '../../bpf/map_type.js';
 import type { SavedState } from './context/rewrite.js';
 import type { LinuxHost } from './host.js';
 import type { LinuxMap } from './map.js';
-
-/** Calls under way at a time. */
-const MOST_CALLS = 1 << 15;
 
 export class SavedCalls {
   readonly #host: LinuxHost;
@@ -20,12 +17,13 @@ export class SavedCalls {
   }
 
   /** Made when a program first needs it; the programs of a link need the same. */
-  map(state: SavedState): LinuxMap {
+  map({ valueSize, entries }: SavedState): LinuxMap {
     this.#map ??= this.#host.mapCreate({
-      type: MAP_TYPE.LRU_HASH,
+      type: MAP_TYPE.ARRAY,
       name: 'calls',
-      maxEntries: MOST_CALLS,
-      ...state,
+      keySize: 4,
+      valueSize,
+      maxEntries: entries,
     });
     return this.#map;
   }

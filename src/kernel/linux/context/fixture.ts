@@ -5,7 +5,7 @@ import type { BpfInsn } from '../../../bpf/instruction.js';
 import { interpret } from '../../../bpf/interpreter.js';
 import { type KFUNC, kfuncName, kfuncNumber } from '../../../bpf/kfuncs.js';
 import { memoryOf } from '../../../bpf/memory.js';
-import type { ContextForm, ContextKernel } from './rewrite.js';
+import type { ContextForm, ContextKernel, SavedState } from './rewrite.js';
 
 /** Kernel functions have other numbers than ours. */
 const KFUNC_OFFSET = 5000;
@@ -15,6 +15,7 @@ const STACK_BYTES = 8192;
 /** Where the words of a call's stack are. */
 const CALLER = 0x7300_0000_0000n;
 const SP = 0x400n;
+const TABLE = 0x7500_0000_0000n;
 export const MEMORY = 0x7400_0000_0000n;
 
 /** A kernel with these functions for programs. */
@@ -36,13 +37,25 @@ export interface Call {
 
 /** One kernel, one link: what calls' entries hand on is kept between runs. */
 export class FakeRuns {
-  readonly saved = new Map<string, Uint8Array>();
-  /** Bytes of what is saved of a call. */
-  valueSize = 8;
+  #table: { readonly valueSize: number; readonly bytes: Uint8Array } | undefined;
   /** What programs see at `MEMORY`. */
   readonly memory = new Uint8Array(512);
   readonly #view = new DataView(this.memory.buffer);
   readonly #sessions = new Uint8Array(8);
+
+  /** The table that programs are given. */
+  set saved({ valueSize, entries }: SavedState) {
+    this.#table ??= { valueSize, bytes: new Uint8Array(valueSize * entries) };
+  }
+  /** Calls that are in it. */
+  get underWay(): number {
+    if (this.#table === undefined) return 0;
+    const { bytes, valueSize } = this.#table;
+    const view = new DataView(bytes.buffer);
+    let count = 0;
+    for (let at = 0; at < bytes.length; at += valueSize) if (view.getBigUint64(at, true) !== 0n) count++;
+    return count;
+  }
 
   word(index: number): bigint {
     return this.#view.getBigUint64(8 * index, true);
@@ -70,14 +83,13 @@ export class FakeRuns {
       view.setBigUint64(80, at === 'return' ? result : 0xdeadn, true);
       view.setBigUint64(152, CALLER + SP + (at === 'return' ? 8n : 0n), true);
     }
-    const valueAt = STACK + 0x100000n;
-    const value = new Uint8Array(this.valueSize);
+    const { bytes: table = new Uint8Array(0), valueSize = 0 } = this.#table ?? {};
     // Handles of trampolines are no memory: nothing but helpers may look there.
     const regions = [
       { address: STACK - BigInt(STACK_BYTES), bytes: new Uint8Array(STACK_BYTES) },
       { address: CALLER, bytes: caller },
       { address: MEMORY, bytes: this.memory },
-      { address: valueAt, bytes: value },
+      { address: TABLE, bytes: table },
       { address: CONTEXT + 0x1000n, bytes: this.#sessions },
       ...(context === 'trampoline' ? [] : [{ address: CONTEXT, bytes: handed }]),
     ];
@@ -91,7 +103,7 @@ export class FakeRuns {
       memory,
       context: CONTEXT,
       framePointer: STACK,
-      call: (id, [r1 = 0n, r2 = 0n, r3 = 0n, r4 = 0n]) => {
+      call: (id, [r1 = 0n, r2 = 0n, r3 = 0n]) => {
         switch (id) {
           case HELPER.get_func_arg: {
             own(r1);
@@ -117,19 +129,8 @@ export class FakeRuns {
             for (const [i, byte] of bytes(r3, Number(r2)).entries())
               memory.store(r1 + BigInt(i), 1, BigInt(byte));
             return 0n;
-          case HELPER.map_update_elem:
-            if (r4 !== 0n) throw new Error('flags');
-            this.saved.set(Buffer.from(bytes(r2, 16)).toString('hex'), bytes(r3, this.valueSize));
-            return 0n;
-          case HELPER.map_lookup_elem: {
-            const found = this.saved.get(Buffer.from(bytes(r2, 16)).toString('hex'));
-            if (found === undefined) return 0n;
-            value.set(found);
-            return valueAt;
-          }
-          case HELPER.map_delete_elem:
-            this.saved.delete(Buffer.from(bytes(r2, 16)).toString('hex'));
-            return 0n;
+          case HELPER.map_lookup_elem:
+            return TABLE + memory.load(r2, 4) * BigInt(valueSize);
           default:
             throw new Error(`helper ${id}`);
         }

@@ -40,11 +40,11 @@ export interface ContextKernel {
   readonly types?: Btf | undefined;
 }
 
-/** What is handed from a call's entry to its return, by a hash map. */
+/** The table, an array map, by which something is handed from calls' entries to their returns. */
 export interface SavedState {
   /** Bytes. */
-  readonly keySize: number;
   readonly valueSize: number;
+  readonly entries: number;
 }
 
 /** A program as the kernel can load it. Maps are named by id, kernel functions by the numbers of `ContextKernel`. */

@@ -6,11 +6,24 @@
  *       result = program (address of word 0)
  *       return result
  *
- * At the entry of a call that hands something on to its return, it puts that into a hash map by the call's frame, unless
- * the program's result is not 0; at the return it takes it out, and does nothing where nothing is there.
+ * At the entry of a call that hands something on to its return, it puts that into a table by the call's frame, unless the
+ * program's result is not 0; at the return it takes it out, and does nothing where nothing is there. It takes no lock: what
+ * it runs in may be a function that holds one. Of a call that finds no place in the table the return is not seen.
  */
 
-import { ProgramBuilder, type ProgramLabel, R0, R1, R2, R3, R4, R6, R7, R10 } from '../../../bpf/builder.js';
+import {
+  ProgramBuilder,
+  type ProgramLabel,
+  R0,
+  R1,
+  R2,
+  R3,
+  R6,
+  R7,
+  R8,
+  R9,
+  R10,
+} from '../../../bpf/builder.js';
 import { HELPER } from '../../../bpf/helpers.js';
 import type { BpfInsn } from '../../../bpf/instruction.js';
 import { KFUNC } from '../../../bpf/kfuncs.js';
@@ -19,13 +32,17 @@ import { BpfError } from '../../errno.js';
 import { AS_NUMBER } from './calls.js';
 import { castableTo } from './cast.js';
 import type { ContextKernel, ContextProgram } from './form.js';
-import { type ContextPlan, PLACE, type RunPlan } from './plan.js';
+import { type ContextPlan, ENTRY, PLACE, type RunPlan, TABLE_BITS } from './plan.js';
 import type { ContextUse } from './use.js';
 
 const WORD = 8;
 
 /** Bytes of `struct pt_regs` (asm/ptrace.h, x86-64): rdi, rsi, rdx, rcx, r8, r9; rax, rdx; rsp. */
 const PT_REGS = { args: [112, 104, 96, 88, 72, 64], result: [80, 96], sp: 152 } as const;
+/** How many entries of the table a call can have. */
+const PLACES = 8;
+/** An odd number that spreads what is multiplied by it over the high bits (2^64 by the golden ratio). */
+const SPREAD = 0x9e37_79b9_7f4a_7c15n;
 /** The stack pointer of a return is above the return address, which it points to at the entry. */
 const RETURN_ADDRESS = 8;
 
@@ -34,7 +51,7 @@ export interface MainInput {
   readonly use: ContextUse;
   readonly plan: ContextPlan;
   readonly kernel: ContextKernel;
-  /** The map of what is saved. */
+  /** The table of what is saved. */
   readonly saved?: { readonly id: number } | undefined;
 }
 
@@ -119,30 +136,63 @@ class Main {
       return;
     }
     b.store(8, R10, this.#at(PLACE.cookie), 0);
-    for (let word = 0; WORD * (word + 1) < saved.valueSize; word++)
-      if (!words.includes(word)) b.store(8, R10, this.#wordAt(word), 0);
     if (calls) {
       const unwanted = b.label();
       this.#call();
       b.mov(R7, R0);
       b.jump('ne', R7, 0, unwanted);
-      this.#save();
+      this.#save(saved.words, unwanted);
       b.bind(unwanted);
       b.mov(R0, R7);
     } else {
-      this.#save();
+      const done = b.label();
+      this.#save(saved.words, done);
+      b.bind(done);
       b.mov(R0, 0);
     }
     b.exit();
   }
 
-  #save(): void {
+  /** Takes an entry that is nobody's, or was this call's before; goes to `none` where there is no such. */
+  #save(words: readonly number[], none: ProgramLabel): void {
     const b = this.#b;
-    this.#key();
-    b.mov(R3, R10);
-    b.add(R3, this.#at(PLACE.cookie));
-    b.mov(R4, 0);
-    b.call(HELPER.map_update_elem);
+    const taken = b.label();
+    for (let place = 0; place < PLACES; place++) {
+      this.#lookUp(place, none);
+      b.mov(R0, 0);
+      b.mov(R1, R8);
+      b.atomicCmpxchg(8, R9, ENTRY.key, R1);
+      b.jump('eq', R0, 0, taken);
+      b.jump('eq', R0, R8, taken);
+    }
+    b.goto(none);
+    b.bind(taken);
+    b.load(8, R1, R10, this.#at(PLACE.cookie));
+    b.store(8, R9, ENTRY.cookie, R1);
+    for (const [i, word] of words.entries()) {
+      b.load(8, R1, R10, this.#wordAt(word));
+      b.store(8, R9, ENTRY.words + WORD * i, R1);
+    }
+  }
+
+  /** r9 = the entry at one of the places that this call can have. */
+  #lookUp(place: number, none: ProgramLabel): void {
+    const { saved } = this.#input;
+    if (saved === undefined)
+      throw new BpfError('EINVAL', 'a session without a table for what its entry hands on');
+    const b = this.#b;
+    b.ldImm64(R1, SPREAD);
+    b.mov(R2, R8);
+    b.mul(R2, R1);
+    b.rsh(R2, 64 - TABLE_BITS);
+    if (place > 0) b.xor(R2, place);
+    b.store(4, R10, this.#at(PLACE.index), R2);
+    b.ldMap(R1, saved);
+    b.mov(R2, R10);
+    b.add(R2, this.#at(PLACE.index));
+    b.call(HELPER.map_lookup_elem);
+    b.jump('eq', R0, 0, none);
+    b.mov(R9, R0);
   }
 
   #return({ words, result }: RunPlan): void {
@@ -151,20 +201,23 @@ class Main {
     this.#frame(context === 'pt_regs' ? RETURN_ADDRESS : 0);
     if (saved !== undefined) {
       const found = b.label();
-      this.#key();
-      b.call(HELPER.map_lookup_elem);
-      b.jump('ne', R0, 0, found);
+      const none = b.label();
+      for (let place = 0; place < PLACES; place++) {
+        this.#lookUp(place, none);
+        b.load(8, R1, R9, ENTRY.key);
+        b.jump('eq', R1, R8, found);
+      }
+      b.bind(none);
       b.mov(R0, 0);
       b.exit();
       b.bind(found);
-      b.load(8, R1, R0);
+      b.load(8, R1, R9, ENTRY.cookie);
       b.store(8, R10, this.#at(PLACE.cookie), R1);
-      for (const word of saved.words) {
-        b.load(8, R1, R0, WORD * (1 + word));
+      for (const [i, word] of saved.words.entries()) {
+        b.load(8, R1, R9, ENTRY.words + WORD * i);
         b.store(8, R10, this.#wordAt(word), R1);
       }
-      this.#key();
-      b.call(HELPER.map_delete_elem);
+      b.store(8, R9, ENTRY.key, 0);
     }
     for (const word of words)
       if (saved?.words.includes(word)) this.#cast(this.#wordAt(word), this.#argumentType(word));
@@ -174,17 +227,7 @@ class Main {
     b.exit();
   }
 
-  /** r1 = the map, r2 = the key of this call. */
-  #key(): void {
-    const { saved } = this.#input;
-    if (saved === undefined)
-      throw new BpfError('EINVAL', 'a session without a map for what its entry hands on');
-    this.#b.ldMap(R1, saved);
-    this.#b.mov(R2, R10);
-    this.#b.add(R2, this.#at(PLACE.key));
-  }
-
-  /** Where this call has its frame, and of which function it is. */
+  /** Where this call has its frame; and r8 = by what it is known among those that are under way, for this run and the program's. */
   #frame(above: number): void {
     const { plan, use } = this.#input;
     const b = this.#b;
@@ -198,12 +241,14 @@ class Main {
     }
     b.store(8, R10, this.#at(PLACE.frame), R1);
     if (plan.saved === undefined) return;
+    b.mov(R8, R1);
+    if (plan.context !== 'pt_regs') return;
     // A function that another one jumps to has the same frame.
-    if (plan.context === 'pt_regs') {
-      b.mov(R1, R6);
-      b.call(HELPER.get_func_ip);
-      b.store(8, R10, this.#at(PLACE.address), R0);
-    } else b.store(8, R10, this.#at(PLACE.address), 0);
+    b.ldImm64(R2, SPREAD);
+    b.mul(R8, R2);
+    b.mov(R1, R6);
+    b.call(HELPER.get_func_ip);
+    b.add(R8, R0);
   }
 
   #argument(word: number): void {

@@ -9,14 +9,17 @@ import type { ContextUse, RunReads } from './use.js';
 /**
  * Main's stack, as offsets from the context that it builds (`context`, an offset from main's frame pointer):
  *
- *     -32 address of the function, where it is in the key   \  the key of what is saved
- *     -24 the frame of the call                             /
+ *     -32 where in the table of calls it looks
+ *     -24 the frame of the call
  *     -16 what the kernel handed to main
- *     -8  the session's cookie                              \  the value of what is saved
- *     0   words of arguments, then of the result            /
+ *     -8  the session's cookie
+ *     0   words of arguments, then of the result
  */
-export const PLACE = { key: -32, address: -32, frame: -24, real: -16, cookie: -8 } as const;
-export const KEY_SIZE = 16;
+export const PLACE = { index: -32, frame: -24, real: -16, cookie: -8 } as const;
+/** An entry of the table: whose it is (0: nobody's), the session's cookie, words of arguments. */
+export const ENTRY = { key: 0, cookie: 8, words: 16 } as const;
+/** Entries of the table, of which each call can have one of a few. */
+export const TABLE_BITS = 16;
 const WORD = 8;
 
 /** What main fills in for one run. */
@@ -97,7 +100,7 @@ export function planContext(program: ContextProgram, use: ContextUse, form: Cont
     entry,
     return: back,
     saved: saves
-      ? { keySize: KEY_SIZE, valueSize: WORD * (1 + Math.max(0, ...kept.map(word => word + 1))), words: kept }
+      ? { valueSize: ENTRY.words + WORD * kept.length, entries: 1 << TABLE_BITS, words: kept }
       : undefined,
     contextAt: -WORD * words,
     words,

@@ -35,12 +35,12 @@ function runs(program: ContextProgram, form: ContextForm, call: Call, kernel = K
       if (one.runs !== at && one.runs !== 'session') continue;
       const state = savedState(program, one);
       const saved = state === undefined ? {} : { saved: MAP };
-      runs.valueSize = state?.valueSize ?? 8;
+      if (state !== undefined) runs.saved = state;
       const { insns } = rewriteContext(program, one, kernel, saved);
       runs.run(insns, one.context, at, call);
     }
   }
-  expect(runs.saved.size).toBe(0);
+  expect(runs.underWay).toBe(0);
   return Array.from({ length: 10 }, (_, i) => runs.word(i));
 }
 
@@ -133,6 +133,7 @@ describe('rewriteContext', () => {
       at => rewriteContext(program, form(at), KERNEL, { saved: MAP }).insns,
     );
     const runs = new FakeRuns();
+    runs.saved = savedState(program, form('entry'))!;
     runs.run(entry, 'trampoline', 'entry', { args: [1n] });
     runs.run(back, 'trampoline', 'return', { args: [1n] });
     expect(runs.word(0)).toBe(1n);

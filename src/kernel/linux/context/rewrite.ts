@@ -16,7 +16,7 @@ export type { ContextForm, ContextKernel, ContextProgram, RewrittenProgram, Save
 export { type ContextUse, contextUse } from './use.js';
 
 /**
- * The map that a program needs in this form, an LRU hash: what a call's entry hands on to its return. `undefined` where it
+ * The array map that a program needs in this form for what calls' entries hand on to their returns. `undefined` where it
  * needs none. Throws as `rewriteContext`.
  */
 export function savedState(

@@ -10,7 +10,7 @@ import { type LinuxHost, sortTargets, type TypedTarget } from '../host.js';
 import type { LinuxProg } from '../linux_prog.js';
 import { SavedCalls } from '../saved_calls.js';
 import { LinuxLink } from './link.js';
-import { REFUSED } from './refused.js';
+import { refusedReason } from './refused.js';
 import { attachOne, detachOne, missedOf, type OneAttached } from './tracing.js';
 
 /** More take long to attach, and a program in the kernel each: who wants them says so. */
@@ -106,7 +106,7 @@ export class EachLink extends LinuxLink implements TracingMultiLink {
           `program ${prog.name} takes two open files for each function, and this process may not have so many: select fewer, or allow more with ulimit -n`,
           { cause },
         );
-      const why = refusal(cause);
+      const why = refusal(cause, prog);
       if (why === undefined) throw cause;
       this.leaveOut(target.target, why, mayLeave);
       return undefined;
@@ -144,11 +144,13 @@ export class EachLink extends LinuxLink implements TracingMultiLink {
 }
 
 /** Why one function is left out; `undefined` for what is wrong with all. */
-function refusal(cause: BpfError): SkipReason | undefined {
+function refusal(cause: BpfError, prog: LinuxProg): SkipReason | undefined {
   if (cause instanceof VerifierError)
     return {
       reason: 'kernel-refused',
       detail: `the kernel's verifier refuses the program for it: ${cause.message}`,
     };
-  return cause.code === 'EINVAL' || cause.code === 'ENOENT' || cause.code === 'EBUSY' ? REFUSED : undefined;
+  return cause.code === 'EINVAL' || cause.code === 'ENOENT' || cause.code === 'EBUSY'
+    ? refusedReason(prog)
+    : undefined;
 }

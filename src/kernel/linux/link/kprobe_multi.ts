@@ -12,7 +12,7 @@ import type { LinuxProg, Part } from '../linux_prog.js';
 import { progInfo } from '../program.js';
 import { SavedCalls } from '../saved_calls.js';
 import { LinuxLink } from './link.js';
-import { findRefused, isOfFunctions, REFUSED } from './refused.js';
+import { findRefused, isOfFunctions, refusedReason } from './refused.js';
 
 /** Offsets in the attribute of BPF_LINK_CREATE, and its flag for the return. */
 const LINK = { prog: 0, attachType: 8, flags: 16, count: 20, names: 24, addresses: 32, cookies: 40 } as const;
@@ -89,7 +89,7 @@ export class KprobeMultiLink extends LinuxLink implements TracingMultiLink {
       const bad = new Set(
         findRefused(targets, mayLeave ? targets.length : 1, part => this.#links(now, part)),
       );
-      for (const { target } of bad) this.leaveOut(target, REFUSED, mayLeave);
+      for (const { target } of bad) this.leaveOut(target, refusedReason(now.prog), mayLeave);
       good = targets.filter(one => !bad.has(one));
       fds = good.length === 0 ? [] : this.#links(now, good);
       if (fds === undefined)

@@ -4,14 +4,13 @@
  * each.
  */
 
-import { SystemError } from '../../../ffi/libc.js';
-import { errnoName } from '../../errno.js';
-import type { LinkTarget, SkipReason, TracingMultiLink } from '../../kernel.js';
+import type { LinkTarget, TracingMultiLink } from '../../kernel.js';
 import { Attr, bpf, Fd, refusedBy } from '../bpf.js';
 import { type LinuxHost, NATIVE_MULTI, sortTargets, type TypedTarget } from '../host.js';
 import type { LinuxProg } from '../linux_prog.js';
 import { type LoadedProg, progInfo } from '../program.js';
 import { LinuxLink } from './link.js';
+import { findRefused, isOfFunctions, refusedReason } from './refused.js';
 
 /** Offsets in the attribute of BPF_LINK_CREATE. */
 const LINK = { prog: 0, attachType: 8, ids: 16, cookies: 24, count: 32 } as const;
@@ -79,14 +78,18 @@ export class NativeMultiLink extends LinuxLink implements TracingMultiLink {
           part = { loaded: prog.loadNative(module), links: [] };
           parts.set(module, part);
         }
+        const { loaded } = part;
         let good: readonly TypedTarget[] = list;
-        let fd = create(prog, part.loaded, list);
+        let fd = create(prog, loaded, list);
         if (fd === undefined) {
-          // It does not name those that it refuses: halves are tried till they are found.
-          const bad = new Set(bisect(prog, part.loaded, list, mayLeave ? list.length : 1));
-          for (const { target } of bad) this.leaveOut(target, REFUSED, mayLeave);
+          const attempt = (some: readonly TypedTarget[]): Fd[] | undefined => {
+            const one = create(prog, loaded, some);
+            return one && [one];
+          };
+          const bad = new Set(findRefused(list, mayLeave ? list.length : 1, attempt));
+          for (const { target } of bad) this.leaveOut(target, refusedReason(prog), mayLeave);
           good = list.filter(one => !bad.has(one));
-          fd = good.length === 0 ? undefined : create(prog, part.loaded, good);
+          fd = good.length === 0 ? undefined : create(prog, loaded, good);
         }
         if (fd === undefined) continue;
         part.links.push({ fd, targets: good });
@@ -136,34 +139,6 @@ export class NativeMultiLink extends LinuxLink implements TracingMultiLink {
   }
 }
 
-/** Those that the kernel refuses, at most `most` of them. */
-function bisect(
-  prog: LinuxProg,
-  loaded: LoadedProg,
-  list: readonly TypedTarget[],
-  most: number,
-): TypedTarget[] {
-  const found: TypedTarget[] = [];
-  const search = (part: readonly TypedTarget[]): void => {
-    if (part.length === 0 || found.length >= most) return;
-    const fd = create(prog, loaded, part);
-    if (fd !== undefined) fd.close();
-    else if (part.length === 1) found.push(part[0]);
-    else {
-      const middle = part.length >> 1;
-      search(part.slice(0, middle));
-      search(part.slice(middle));
-    }
-  };
-  search(list);
-  return found;
-}
-
-const REFUSED: SkipReason = {
-  reason: 'kernel-refused',
-  detail: 'the kernel does not attach tracing programs to it, and does not say why',
-};
-
 /** One link on all of them; `undefined` where the kernel refuses one. */
 function create(prog: LinuxProg, { fd }: LoadedProg, targets: readonly TypedTarget[]): Fd | undefined {
   const attr = new Attr()
@@ -175,8 +150,7 @@ function create(prog: LinuxProg, { fd }: LoadedProg, targets: readonly TypedTarg
   try {
     return new Fd(bpf('LINK_CREATE', attr));
   } catch (cause) {
-    if (cause instanceof SystemError && ['EINVAL', 'ENOENT', 'EBUSY'].includes(errnoName(cause.errno) ?? ''))
-      return undefined;
+    if (isOfFunctions(cause)) return undefined;
     throw refusedBy(cause, `a tracing multi-link of program ${prog.name} to ${targets.length} functions`);
   }
 }

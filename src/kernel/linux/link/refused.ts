@@ -4,11 +4,15 @@ import { SystemError } from '../../../ffi/libc.js';
 import { errnoName } from '../../errno.js';
 import type { SkipReason } from '../../kernel.js';
 import type { Fd } from '../bpf.js';
+import type { LinuxProg } from '../linux_prog.js';
 
-export const REFUSED: SkipReason = {
-  reason: 'kernel-refused',
-  detail: 'the kernel does not attach tracing programs to it, and does not say why',
-};
+/** Why a function is left out that the kernel refuses. */
+export function refusedReason({ attr }: LinuxProg): SkipReason {
+  const detail = attr.sleepable
+    ? 'the kernel does not run programs that may sleep in it, and does not say why'
+    : 'the kernel does not attach tracing programs to it, and does not say why';
+  return { reason: 'kernel-refused', detail };
+}
 
 /** What a kernel says of a function that it does not attach to; EADDRNOTAVAIL has no name here. */
 const OF_FUNCTIONS: ReadonlySet<string | undefined> = new Set(['EINVAL', 'ENOENT', 'EBUSY', 'ESRCH']);
