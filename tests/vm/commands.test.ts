@@ -204,5 +204,24 @@ if (newest !== undefined && !('missing' in newest))
       ]);
       for (const { name, why } of missing)
         if (name === 'kernel_memory') expect(why).toMatch(/locked down \(confidentiality\)/);
+
+      // What reads no memory of the kernel may be: bpf(2) is not locked down here.
+      const counted = await guest.multitrace([
+        'count',
+        'kernel:tcp_*',
+        '--json',
+        '--',
+        '/bin/busybox',
+        'true',
+      ]);
+      expect(counted.status, told(counted)).toBe(0);
+      expect((JSON.parse(counted.stdout) as Report).attached).toBeGreaterThan(300);
+      if (missingBpfCompiler() !== undefined) return;
+      await guest.put(OBJECT, compileBpfFile(`${BPF_PROGRAMS}/both/arguments.bpf.c`));
+      const reading = await guest.multitrace([
+        ...['run', '--machine', 'kernel', OBJECT, '--', '/bin/busybox', 'true'],
+      ]);
+      expect(reading.status, told(reading)).toBe(1);
+      expect(reading.stderr).toMatch(/locked down \(confidentiality\), and no program may read its memory/);
     });
   });

@@ -32,7 +32,9 @@ const EACH: Run = {
 
 /** The ways of each kernel; with MULTITRACE_VM=all the newest shows the others, too. */
 function runsOf({ name }: VmKernel): readonly Run[] {
-  if (name !== 'newest') return [KPROBE, EACH];
+  // Debian's 6.1 has no kprobe multi-links (CONFIG_FPROBE).
+  if (name === '6.1') return [EACH];
+  if (name === '6.12') return [KPROBE, EACH];
   return process.env.MULTITRACE_VM === 'all' ? [NATIVE, KPROBE, EACH] : [NATIVE];
 }
 

@@ -3,6 +3,7 @@
  * ours is several of the kernel's, each loaded when a link first wants it, and all let go of with the last link.
  */
 
+import { HELPER } from '../../bpf/helpers.js';
 import { callLayout } from '../../process/symbols/call_layout.js';
 import type { TypedAccess } from '../agreement.js';
 import { BpfError } from '../errno.js';
@@ -64,7 +65,7 @@ export class LinuxProg implements BpfProg {
 
   constructor(host: LinuxHost, attr: ProgLoadAttr) {
     this.#host = host;
-    this.attr = attr;
+    this.attr = forItsTarget(host, attr);
     this.name = attr.name;
     this.attachType = attr.attachType;
     this.#saved = new SavedCalls(host);
@@ -108,6 +109,11 @@ export class LinuxProg implements BpfProg {
   /** What it takes by the types of the function that it was verified for. */
   get access(): TypedAccess {
     return { args: this.#use.typedArgs, result: this.#use.typedResult };
+  }
+  /** It asks for arguments by number, or for how many there are: by the helpers that know each function's. */
+  get asksForArguments(): boolean {
+    const { helpers } = this.#use;
+    return helpers.has(HELPER.get_func_arg) || helpers.has(HELPER.get_func_arg_cnt);
   }
   get #use(): ContextUse {
     this.#knownUse ??= contextUse(this.#program);
@@ -240,4 +246,12 @@ export class LinuxProg implements BpfProg {
     this.#freed = true;
     this.release();
   }
+}
+
+/** A program that calls others of an array has no prototype from its loader; Linux verifies it for its target's all the same. */
+function forItsTarget(host: LinuxHost, attr: ProgLoadAttr): ProgLoadAttr {
+  const { target, forAnyFunction, multi } = attr;
+  if (!forAnyFunction || multi || target === undefined) return attr;
+  const prototype = host.targets.prototypeOf(target);
+  return prototype === undefined ? attr : { ...attr, target: { ...target, prototype } };
 }

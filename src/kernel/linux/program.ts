@@ -3,13 +3,15 @@
  */
 
 import { encodeProgram } from '../../bpf/encoding.js';
+import { HELPER } from '../../bpf/helpers.js';
 import { type BpfInsn, CALL, CLASS, JMP, LD_IMM64, loadImmediate64, PSEUDO } from '../../bpf/instruction.js';
 import { SystemError } from '../../ffi/libc.js';
 import type { BpfError } from '../errno.js';
 import type { FuncInfo } from '../kernel.js';
 import { VerifierError, type WalkStatistics } from '../verifier_error.js';
-import { Attr, bpf, Fd, nameOfErrno, objectInfo } from './bpf.js';
+import { Attr, bpf, Fd, nameOfErrno, objectInfo, tryBpf } from './bpf.js';
 import { funcInfoBytes, INFO_BYTES, type KernelBtf, loadBtf } from './btf_object.js';
+import { lockdownLevel } from './refusal.js';
 
 /** Offsets in the attribute of BPF_PROG_LOAD. */
 const LOAD = {
@@ -38,6 +40,7 @@ const LOAD = {
 export const SLEEPABLE = 1 << 4;
 
 const CALL_OPCODE = CLASS.JMP | JMP.CALL;
+const MOST_ATTEMPTS = 5;
 const FIRST_LOG = 1 << 20;
 const MOST_LOG = 1 << 28;
 
@@ -107,11 +110,20 @@ export function loadProgram(request: LoadRequest, numbers: Numbers): LoadedProg 
   }
   if (logLevel > 0) return loadWithLog(attr, logLevel, request);
   try {
-    return { fd: new Fd(bpf('PROG_LOAD', attr)), log: '' };
+    return { fd: new Fd(loadUndisturbed(attr)), log: '' };
   } catch (cause) {
     if (!(cause instanceof SystemError)) throw cause;
     return loadWithLog(attr, 1, request);
   }
+}
+
+/** The verifier gives up with EAGAIN where a signal comes meanwhile: it is asked again, as often as libbpf does. */
+function loadUndisturbed(attr: Attr): number {
+  for (let attempt = 1; attempt < MOST_ATTEMPTS; attempt++) {
+    const fd = tryBpf('PROG_LOAD', attr, 'EAGAIN');
+    if (fd !== undefined) return fd;
+  }
+  return bpf('PROG_LOAD', attr);
 }
 
 /** Asks again with a larger log where it did not fit. */
@@ -121,7 +133,7 @@ function loadWithLog(attr: Attr, level: number, request: LoadRequest): LoadedPro
     attr.u32(LOAD.logLevel, level).u32(LOAD.logSize, size).pointer(LOAD.log, log);
     const text = (): string => log.toString('latin1', 0, Math.max(0, log.indexOf(0)));
     try {
-      return { fd: new Fd(bpf('PROG_LOAD', attr)), log: text() };
+      return { fd: new Fd(loadUndisturbed(attr)), log: text() };
     } catch (cause) {
       if (!(cause instanceof SystemError)) throw cause;
       const code = nameOfErrno(cause.errno);
@@ -133,7 +145,7 @@ function loadWithLog(attr: Attr, level: number, request: LoadRequest): LoadedPro
 }
 
 /** The verifier's last words, in the form that ours has: `insn N: sentence`. */
-function refusalOf(log: string, { name }: LoadRequest, code: BpfError['code']): VerifierError {
+function refusalOf(log: string, request: LoadRequest, code: BpfError['code']): VerifierError {
   const lines = log.trimEnd().split('\n');
   // Newer kernels explain at length behind the sentence.
   const explained = lines.findIndex(line => line.startsWith('Verification failed'));
@@ -142,7 +154,8 @@ function refusalOf(log: string, { name }: LoadRequest, code: BpfError['code']): 
       line.trim() !== '' &&
       !/^(processed \d+ insns|verification time|stack depth|max_states|subprog \d+ \()/.test(line),
   );
-  const sentence = told.at(-1)?.trim() ?? `program ${name} is refused`;
+  const last = told.at(-1)?.trim();
+  const sentence = last === undefined ? afterVerifying(request) : `${last}${lockedDown(last)}`;
   const at = told
     .slice(0, -1)
     .map(line => /^\s*(\d+): \([0-9a-f]{2}\)/.exec(line)?.[1])
@@ -162,6 +175,23 @@ export function statisticsOf(log: string): WalkStatistics | undefined {
   const [processed, totalStates, peakStates] = found.slice(1).map(Number);
   const micros = /verification time (\d+) usec/.exec(log)?.[1];
   return { processed, totalStates, peakStates, restarts: 0, timeMs: Number(micros ?? 0) / 1000 };
+}
+
+/** The kernel takes helpers that read its memory for ones that there are not, where it is locked down. */
+function lockedDown(sentence: string): string {
+  const reads = /helper bpf_probe_read|unknown func bpf_probe_read/.test(sentence);
+  if (!reads || lockdownLevel() !== 'confidentiality') return '';
+  return ': this kernel is locked down (confidentiality), and no program may read its memory: start it without lockdown';
+}
+
+/** What is refused without a word. */
+function afterVerifying({ name, insns }: LoadRequest): string {
+  const calls = insns.some(
+    ({ opcode, src, imm }) => opcode === CALL_OPCODE && src === CALL.HELPER && imm === HELPER.tail_call,
+  );
+  return calls
+    ? `program ${name} is good, but may not call the programs of its array: all of them must be for functions of one prototype`
+    : `program ${name} is good, but the kernel refuses it and does not say why`;
 }
 
 /** Numbers of the machine as those of the kernel; offsets in `fd_array` count from 1. */

@@ -26,16 +26,19 @@ import { POSSIBLE_CPUS } from './threads/layout.js';
 import type { VerifiedProgram } from './verifier/verified.js';
 import { verifyProgram } from './verifier/verifier.js';
 
+/** Where functions and types come from: files, for the command. */
+export type VerifyTargets = Pick<FileTargets, 'match' | 'modules' | 'types'>;
+
 export class VerifyKernel implements JudgingKernel {
   readonly possibleCpus = POSSIBLE_CPUS;
   readonly mayPrint = false;
   /** By the program's name. */
   readonly judgements = new Map<string, Judgement>();
-  readonly #files: FileTargets;
+  readonly #files: VerifyTargets;
   readonly #maps = new Map<number, MapShape>();
   #nextId = 1;
 
-  constructor(files: FileTargets) {
+  constructor(files: VerifyTargets) {
     this.#files = files;
   }
 

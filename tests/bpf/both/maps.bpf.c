@@ -67,6 +67,15 @@ static long once_more(__u32 i, void *sum) {
   return 0;
 }
 
+static __always_inline void add_to_inner(__u32 index) {
+  __u32 zero = 0;
+  void *inner = bpf_map_lookup_elem(&outer, &index);
+  __u64 *value = inner ? bpf_map_lookup_elem(inner, &zero) : 0;
+  if (!value) return;
+  *value += index + 1;
+  inner_hits++;
+}
+
 SEC("fentry/bpf_fentry_test3")
 int BPF_PROG(on_third, char a, int b, __u64 c) {
   __u32 zero = 0, one = 1, key = a, calls_now = ++calls;
@@ -88,15 +97,9 @@ int BPF_PROG(on_third, char a, int b, __u64 c) {
     event->sum = sum;
     bpf_ringbuf_submit(event, 0);
   }
-  for (__u32 i = 0; i < 3; i++) {
-    void *inner = bpf_map_lookup_elem(&outer, &i);
-    if (!inner) continue;
-    value = bpf_map_lookup_elem(inner, &zero);
-    if (value) {
-      *value += i + 1;
-      inner_hits++;
-    }
-  }
+  add_to_inner(0);
+  add_to_inner(1);
+  add_to_inner(2);
   struct locked *locked = bpf_map_lookup_elem(&guarded, &zero);
   if (locked) {
     bpf_spin_lock(&locked->lock);

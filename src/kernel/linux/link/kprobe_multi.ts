@@ -4,6 +4,7 @@
  * entries.
  */
 
+import { callLayout } from '../../../process/symbols/call_layout.js';
 import { BpfError } from '../../errno.js';
 import type { LinkTarget, SkipReason } from '../../kernel.js';
 import { Attr, bpf, Fd, objectInfo, refusedBy } from '../bpf.js';
@@ -41,6 +42,7 @@ export class KprobeMultiLink extends LinuxMultiLink {
   }
 
   protected join(targets: readonly LinkTarget[]): readonly LinkTarget[] {
+    this.#checkArguments(targets);
     this.#now ??= this.#load(this.prog);
     return this.#attach(this.#now, targets, this.skipInvalid);
   }
@@ -51,6 +53,21 @@ export class KprobeMultiLink extends LinuxMultiLink {
     return targets.hasAddresses
       ? (one.target.unresolved ?? targets.checkAddress(one.target))
       : super.refusal(one);
+  }
+
+  /** Registers do not say how many arguments a function has: it is the number that the first one has. */
+  #checkArguments(targets: readonly LinkTarget[]): void {
+    const { prototype } = this.prog.attr.target ?? {};
+    if (prototype === undefined || !this.prog.asksForArguments) return;
+    const words = callLayout(prototype).words.length;
+    const other = targets.find(
+      ({ target }) => callLayout(this.host.targets.prototypeOf(target)).words.length !== words,
+    );
+    if (other !== undefined)
+      throw new BpfError(
+        'EOPNOTSUPP',
+        `program ${this.prog.name} asks for arguments by number, of which ${other.target.name} does not have ${words}: a kprobe does not know how many there are`,
+      );
   }
 
   #load(prog: LinuxProg): Attached {

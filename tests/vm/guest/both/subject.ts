@@ -9,6 +9,8 @@ import type { BpfObject } from '../../../../src/libbpf/object.js';
 export interface Subject {
   readonly machine: 'process' | 'kernel';
   readonly kernel: Kernel;
+  /** `run` calls the functions for modify-return programs, too. */
+  readonly modifiesReturn: boolean;
   /** Opens tests/bpf/both/NAME.bpf.c, compiled. Programs for functions that there are not are not loaded. */
   open(name: string): BpfObject;
   /** Calls each of the test functions once; what a test run of a modify-return program gives. */
