@@ -56,12 +56,7 @@ export class EachLink extends LinuxMultiLink {
   /** Attaches to all, or throws and to none of them. */
   #attach(now: Attached, targets: readonly TypedTarget[], mayLeave: boolean): TypedTarget[] {
     const before = now.ones.length;
-<<<<<<< HEAD
-    const { progress } = this.host.options;
-    let told = performance.now();
-=======
     const tell = this.#teller('attached to', targets.length);
->>>>>>> ways
     try {
       for (const [index, target] of targets.entries()) {
         const one = this.#attachOne(now, target, mayLeave);
@@ -128,7 +123,7 @@ export class EachLink extends LinuxMultiLink {
 
   /** Tells now and then how far it came. */
   #teller(what: string, all: number): (done: number) => void {
-    const { progress } = this.#host.options;
+    const { progress } = this.host.options;
     let told = performance.now();
     return done => {
       if (progress === undefined || performance.now() - told < PROGRESS_MS) return;
