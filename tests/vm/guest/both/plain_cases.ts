@@ -51,7 +51,10 @@ export const PLAIN_CASES: readonly Case[] = [
         there(name) && name !== 'bpf_fentry_test8' ? seen(1, args, result) : seen(0, []),
       );
       if (there('bpf_fentry_test9')) returned[8] = seen(1, [0, 0]);
-      returned.push(seen(1, [1, 3], 4), there2 ? seen(1, [1, 0, 3, 4, 5, 6, 7], 29) : seen(0, []));
+      returned.push(
+        there('bpf_modify_return_test') ? seen(1, [1, 3], 4) : seen(0, []),
+        there2 ? seen(1, [1, 0, 3, 4, 5, 6, 7], 29) : seen(0, []),
+      );
       return { entry, returned };
     },
   },
