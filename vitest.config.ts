@@ -7,7 +7,7 @@ const ALONE = ['bench', 'latency', 'links', 'soak', 'stops'].map(name => `tests/
 
 // Unit tests stand beside their sources. tests/ holds what needs a live process or a compiler: most of it waits for one
 // process at a time, so two files share the two cores of a small machine; then come those that must be alone. tests/vm/
-// boots virtual machines, whose emulation takes every core: last.
+// boots virtual machines, each of which takes a core to be emulated: last.
 export default defineConfig({
   test: {
     projects: [
@@ -47,7 +47,7 @@ export default defineConfig({
           hookTimeout: 180_000,
           include: ['tests/vm/*.test.ts'],
           sequence: { groupOrder: 3 },
-          fileParallelism: false,
+          maxWorkers: 2,
         },
       },
     ],

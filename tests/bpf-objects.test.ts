@@ -506,7 +506,7 @@ async function runObject(
   ]);
   expect(done.status, describeRun(done)).toBe(0);
   const report = JSON.parse(done.stdout) as Report;
-  expect(Object.keys(report)).toEqual(['programs', 'maps', 'globals', 'exit']);
+  expect(Object.keys(report)).toEqual(['machine', 'programs', 'maps', 'globals', 'exit']);
   expect(report.exit).toEqual({ code: 0, signal: null });
   for (const program of report.programs)
     expect(program, describeRun(done)).toMatchObject({ skipped: [], missed: 0 });

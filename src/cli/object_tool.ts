@@ -4,7 +4,7 @@
  */
 
 import { MAP_TYPE } from '../bpf/map_type.js';
-import type { BpfError } from '../kernel/errno.js';
+import { BpfError } from '../kernel/errno.js';
 import type { Kernel, SkippedFunction, TracingMultiLink, Way } from '../kernel/kernel.js';
 import type { SessionTool, TracingSession } from '../kernel/session.js';
 import type { BtfValue } from '../libbpf/codec.js';
@@ -66,6 +66,8 @@ export class ObjectTool implements SessionTool {
   #rings: { readonly map: ObjectMap; readonly ring: RingBuffer }[] = [];
   #kernel: Kernel | undefined;
   #timer: NodeJS.Timeout | undefined;
+  /** What programs print can't be read here. */
+  #printsUnseen = false;
   #failure: unknown;
   readonly #kept = new Map<string, BtfValue[]>();
   readonly #dropped = new Map<string, bigint>();
@@ -172,7 +174,16 @@ export class ObjectTool implements SessionTool {
   }
 
   #printTrace(kernel: Kernel): void {
-    for (const line of kernel.readTrace()) this.#options.line(line.replace(/\n+$/, ''));
+    if (this.#printsUnseen || !kernel.mayPrint) return;
+    try {
+      for (const line of kernel.readTrace()) this.#options.line(line.replace(/\n+$/, ''));
+    } catch (cause) {
+      if (!(cause instanceof BpfError)) throw cause;
+      // The programs run all the same.
+      this.#printsUnseen = true;
+      clearInterval(this.#timer);
+      this.#options.note(cause.message);
+    }
   }
 
   #fail(cause: unknown): void {

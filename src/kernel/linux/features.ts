@@ -125,7 +125,8 @@ export class KernelFeatures {
     };
     if (attachType !== 'fmod_ret') {
       offer('tracing_multi', `${attachType}_multi`);
-      offer('kprobe_multi', 'kprobe_multi');
+      // Functions are known by their types in every way.
+      offer('kprobe_multi', 'types', 'kprobe_multi');
     }
     if (attachType === 'fsession' && !this.has('fsession')) offer('tracing', 'fentry', 'fexit');
     else offer('tracing', attachType);

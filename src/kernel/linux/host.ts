@@ -45,23 +45,19 @@ export interface TypedTarget extends LinkTarget {
   readonly btfId: number;
 }
 
-/** What a link does with the targets that it can't have. */
-export interface Sorted {
-  readonly good: readonly TypedTarget[];
-  readonly bad: readonly { readonly target: TargetFunction; readonly why: SkipReason }[];
+/** Why a program of this kind can't be attached to a function by its types. */
+export function refusalOf(
+  { targets }: LinuxHost,
+  attachType: AttachType,
+  target: TargetFunction,
+): SkipReason | undefined {
+  const why = target.unresolved ?? targets.check(target, attachType);
+  return why ?? (targets.btfOf(target) === undefined ? NO_TYPES : undefined);
 }
 
-/** Parts the targets that a program of this kind can be attached to from the others. */
-export function sortTargets(host: LinuxHost, attachType: AttachType, targets: readonly LinkTarget[]): Sorted {
-  const good: TypedTarget[] = [];
-  const bad: { target: TargetFunction; why: SkipReason }[] = [];
-  for (const { target, cookie } of targets) {
-    const why = target.unresolved ?? host.targets.check(target, attachType);
-    const btfId = host.targets.btfOf(target)?.id;
-    if (why === undefined && btfId !== undefined) good.push({ target, cookie, btfId });
-    else bad.push({ target, why: why ?? NO_TYPES });
-  }
-  return { good, bad };
+/** A target that nothing is said against, with its id. */
+export function typed({ targets }: LinuxHost, one: LinkTarget): TypedTarget {
+  return { ...one, btfId: targets.btfOf(one.target)!.id };
 }
 
 const NO_TYPES: SkipReason = {

@@ -81,7 +81,8 @@ export function latencyProgram(maps: LatencyMaps, filters: LatencyFilters): BpfI
   b.mov(R1, R6);
   b.callKfunc(KFUNC.bpf_session_cookie);
   b.load(8, R1, R0);
-  if (filters.tids.length > 0) b.jump('eq', R1, 0, out);
+  // Of a thread that is not wanted, or a run at the entry that a kernel left out, because the program was running already.
+  b.jump('eq', R1, 0, out);
   b.sub(R7, R1);
   emitFilters(b, filters, out);
   emitCount(b, maps, out);

@@ -33,6 +33,8 @@ export interface Call {
   readonly args: readonly bigint[];
   readonly result?: bigint;
   readonly cookie?: bigint;
+  /** Bytes that its frame is above that of other calls. */
+  readonly frame?: bigint;
 }
 
 /** One kernel, one link: what calls' entries hand on is kept between runs. */
@@ -66,7 +68,7 @@ export class FakeRuns {
     insns: readonly BpfInsn[],
     context: ContextForm['context'],
     at: 'entry' | 'return',
-    { args, result = 0n, cookie = 0n }: Call,
+    { args, result = 0n, cookie = 0n, frame = 0n }: Call,
   ): bigint {
     const handed = new Uint8Array(256);
     const view = new DataView(handed.buffer);
@@ -81,7 +83,7 @@ export class FakeRuns {
       for (const [word, value] of args.slice(6).entries())
         callerView.setBigUint64(Number(SP) + 8 + 8 * word, value, true);
       view.setBigUint64(80, at === 'return' ? result : 0xdeadn, true);
-      view.setBigUint64(152, CALLER + SP + (at === 'return' ? 8n : 0n), true);
+      view.setBigUint64(152, CALLER + SP + frame + (at === 'return' ? 8n : 0n), true);
     }
     const { bytes: table = new Uint8Array(0), valueSize = 0 } = this.#table ?? {};
     // Handles of trampolines are no memory: nothing but helpers may look there.

@@ -11,38 +11,23 @@
  * it runs in may be a function that holds one. Of a call that finds no place in the table the return is not seen.
  */
 
-import {
-  ProgramBuilder,
-  type ProgramLabel,
-  R0,
-  R1,
-  R2,
-  R3,
-  R6,
-  R7,
-  R8,
-  R9,
-  R10,
-} from '../../../bpf/builder.js';
+import { ProgramBuilder, type ProgramLabel, R0, R1, R2, R3, R6, R7, R8, R10 } from '../../../bpf/builder.js';
 import { HELPER } from '../../../bpf/helpers.js';
 import type { BpfInsn } from '../../../bpf/instruction.js';
 import { KFUNC } from '../../../bpf/kfuncs.js';
 import { type CallLayout, callLayout, layoutOfIntegers } from '../../../process/symbols/call_layout.js';
 import { BpfError } from '../../errno.js';
+import { type CallTable, emitFind, emitSave, emitTake, SPREAD } from './call_table.js';
 import { AS_NUMBER } from './calls.js';
 import { castableTo } from './cast.js';
 import type { ContextKernel, ContextProgram } from './form.js';
-import { type ContextPlan, ENTRY, PLACE, type RunPlan, TABLE_BITS } from './plan.js';
+import { type ContextPlan, PLACE, type RunPlan } from './plan.js';
 import type { ContextUse } from './use.js';
 
 const WORD = 8;
 
 /** Bytes of `struct pt_regs` (asm/ptrace.h, x86-64): rdi, rsi, rdx, rcx, r8, r9; rax, rdx; rsp. */
 const PT_REGS = { args: [112, 104, 96, 88, 72, 64], result: [80, 96], sp: 152 } as const;
-/** How many entries of the table a call can have. */
-const PLACES = 8;
-/** An odd number that spreads what is multiplied by it over the high bits (2^64 by the golden ratio). */
-const SPREAD = 0x9e37_79b9_7f4a_7c15n;
 /** The stack pointer of a return is above the return address, which it points to at the entry. */
 const RETURN_ADDRESS = 8;
 
@@ -122,6 +107,13 @@ class Main {
     return id;
   }
 
+  #table(): CallTable {
+    const { plan, saved } = this.#input;
+    if (saved === undefined)
+      throw new BpfError('EINVAL', 'a session without a table for what its entry hands on');
+    return { map: saved, contextAt: plan.contextAt, words: plan.saved?.words ?? [] };
+  }
+
   #entry({ words, result, calls }: RunPlan): void {
     const { saved } = this.#input.plan;
     const b = this.#b;
@@ -141,58 +133,16 @@ class Main {
       this.#call();
       b.mov(R7, R0);
       b.jump('ne', R7, 0, unwanted);
-      this.#save(saved.words, unwanted);
+      emitSave(b, this.#table(), unwanted);
       b.bind(unwanted);
       b.mov(R0, R7);
     } else {
       const done = b.label();
-      this.#save(saved.words, done);
+      emitSave(b, this.#table(), done);
       b.bind(done);
       b.mov(R0, 0);
     }
     b.exit();
-  }
-
-  /** Takes an entry that is nobody's, or was this call's before; goes to `none` where there is no such. */
-  #save(words: readonly number[], none: ProgramLabel): void {
-    const b = this.#b;
-    const taken = b.label();
-    for (let place = 0; place < PLACES; place++) {
-      this.#lookUp(place, none);
-      b.mov(R0, 0);
-      b.mov(R1, R8);
-      b.atomicCmpxchg(8, R9, ENTRY.key, R1);
-      b.jump('eq', R0, 0, taken);
-      b.jump('eq', R0, R8, taken);
-    }
-    b.goto(none);
-    b.bind(taken);
-    b.load(8, R1, R10, this.#at(PLACE.cookie));
-    b.store(8, R9, ENTRY.cookie, R1);
-    for (const [i, word] of words.entries()) {
-      b.load(8, R1, R10, this.#wordAt(word));
-      b.store(8, R9, ENTRY.words + WORD * i, R1);
-    }
-  }
-
-  /** r9 = the entry at one of the places that this call can have. */
-  #lookUp(place: number, none: ProgramLabel): void {
-    const { saved } = this.#input;
-    if (saved === undefined)
-      throw new BpfError('EINVAL', 'a session without a table for what its entry hands on');
-    const b = this.#b;
-    b.ldImm64(R1, SPREAD);
-    b.mov(R2, R8);
-    b.mul(R2, R1);
-    b.rsh(R2, 64 - TABLE_BITS);
-    if (place > 0) b.xor(R2, place);
-    b.store(4, R10, this.#at(PLACE.index), R2);
-    b.ldMap(R1, saved);
-    b.mov(R2, R10);
-    b.add(R2, this.#at(PLACE.index));
-    b.call(HELPER.map_lookup_elem);
-    b.jump('eq', R0, 0, none);
-    b.mov(R9, R0);
   }
 
   #return({ words, result }: RunPlan): void {
@@ -202,22 +152,12 @@ class Main {
     if (saved !== undefined) {
       const found = b.label();
       const none = b.label();
-      for (let place = 0; place < PLACES; place++) {
-        this.#lookUp(place, none);
-        b.load(8, R1, R9, ENTRY.key);
-        b.jump('eq', R1, R8, found);
-      }
+      emitFind(b, this.#table(), found, none);
       b.bind(none);
       b.mov(R0, 0);
       b.exit();
       b.bind(found);
-      b.load(8, R1, R9, ENTRY.cookie);
-      b.store(8, R10, this.#at(PLACE.cookie), R1);
-      for (const [i, word] of saved.words.entries()) {
-        b.load(8, R1, R9, ENTRY.words + WORD * i);
-        b.store(8, R10, this.#wordAt(word), R1);
-      }
-      b.store(8, R9, ENTRY.key, 0);
+      emitTake(b, this.#table());
     }
     for (const word of words)
       if (saved?.words.includes(word)) this.#cast(this.#wordAt(word), this.#argumentType(word));

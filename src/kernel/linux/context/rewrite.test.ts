@@ -142,6 +142,28 @@ describe('rewriteContext', () => {
     expect(runs.word(0)).toBe(3n);
   });
 
+  test('calls within calls get back what was theirs, as many as there are', () => {
+    const program = { ...base, attachType: 'fexit', insns: reads([0, 6]) } as const;
+    const form = (runs: 'entry' | 'return') => ({ ...REGISTERS, runs, halves: true }) as const;
+    const state = savedState(program, form('entry'))!;
+    const [entry, back] = (['entry', 'return'] as const).map(
+      at => rewriteContext(program, form(at), KERNEL, { saved: MAP }).insns,
+    );
+    const runs = new FakeRuns();
+    runs.saved = state;
+    const call = (i: number) => ({ args: [BigInt(i)], result: BigInt(2 * i), frame: BigInt(-16 * i) });
+    for (let i = 1; i <= 500; i++) runs.run(entry, 'pt_regs', 'entry', call(i));
+    expect(runs.underWay).toBe(500);
+    for (let i = 500; i >= 1; i--) {
+      runs.run(back, 'pt_regs', 'return', call(i));
+      expect([runs.word(0), runs.word(1)]).toEqual([BigInt(i), BigInt(2 * i)]);
+    }
+    expect(runs.underWay).toBe(0);
+    // One that was entered before, and never returned, makes room for itself.
+    for (let again = 0; again < 100; again++) runs.run(entry, 'pt_regs', 'entry', call(1));
+    expect(runs.underWay).toBe(1);
+  });
+
   test('what a kprobe has no helper for is read from registers', () => {
     const p = new ProgramBuilder().ldImm64(R7, MEMORY).mov(R6, R1);
     for (const [i, n] of [1, 7, 9].entries())

@@ -4,12 +4,12 @@
  */
 
 import { BpfError } from '../../errno.js';
-import type { LinkTarget, SkipReason, TracingMultiLink } from '../../kernel.js';
+import type { LinkTarget, SkipReason } from '../../kernel.js';
 import { VerifierError } from '../../verifier_error.js';
-import { type LinuxHost, sortTargets, type TypedTarget } from '../host.js';
+import { type LinuxHost, type TypedTarget, typed } from '../host.js';
 import type { LinuxProg } from '../linux_prog.js';
 import { SavedCalls } from '../saved_calls.js';
-import { LinuxLink } from './link.js';
+import { LinuxMultiLink } from './multi_link.js';
 import { refusedReason } from './refused.js';
 import { attachOne, detachOne, missedOf, type OneAttached } from './tracing.js';
 
@@ -25,47 +25,26 @@ interface Attached {
   readonly ones: { readonly target: TypedTarget; readonly one: OneAttached }[];
 }
 
-export class EachLink extends LinuxLink implements TracingMultiLink {
-  readonly kind = 'tracing_multi';
+export class EachLink extends LinuxMultiLink {
   readonly way = 'tracing';
-  readonly #host: LinuxHost;
-  readonly #skipInvalid: boolean;
   #now: Attached;
   /** Of what was let go of. */
   #missedBefore = 0n;
 
   constructor(host: LinuxHost, prog: LinuxProg, skipInvalid: boolean, targets: readonly LinkTarget[]) {
-    super(host.nextId(), prog);
-    this.#host = host;
-    this.#skipInvalid = skipInvalid;
+    super(host, prog, skipInvalid);
     this.#now = { prog, saved: new SavedCalls(host), ones: [] };
-    try {
-      this.add(targets);
-    } catch (cause) {
-      this.detach();
-      throw cause;
-    }
+    this.open(targets);
   }
 
-  add(targets: readonly LinkTarget[]): void {
-    this.attaching(() => {
-      const fresh = this.withoutDuplicates(targets, this.#skipInvalid);
-      const { good, bad } = sortTargets(this.#host, this.prog.attachType, fresh);
-      for (const { target, why } of bad) this.leaveOut(target, why, this.#skipInvalid);
-      const agreeing = good.filter(one => this.#agrees(one));
-      this.#checkCount(agreeing.length);
-      return this.#attach(this.#now, agreeing, this.#skipInvalid);
-    });
-  }
-
-  #agrees({ target }: TypedTarget): boolean {
-    const why = this.unfit(this.#host, this.prog, target);
-    if (why !== undefined) this.leaveOut(target, why, this.#skipInvalid);
-    return why === undefined;
+  protected join(targets: readonly LinkTarget[]): readonly LinkTarget[] {
+    this.#checkCount(targets.length);
+    const withIds = targets.map(one => typed(this.host, one));
+    return this.#attach(this.#now, withIds, this.skipInvalid);
   }
 
   #checkCount(more: number): void {
-    const { maxLinks = MOST_LINKS } = this.#host.options;
+    const { maxLinks = MOST_LINKS } = this.host.options;
     const count = this.#now.ones.length + more;
     if (count <= maxLinks) return;
     throw new BpfError(
@@ -77,15 +56,12 @@ export class EachLink extends LinuxLink implements TracingMultiLink {
   /** Attaches to all, or throws and to none of them. */
   #attach(now: Attached, targets: readonly TypedTarget[], mayLeave: boolean): TypedTarget[] {
     const before = now.ones.length;
-    const { progress } = this.#host.options;
-    let told = performance.now();
+    const tell = this.#teller('attached to', targets.length);
     try {
       for (const [index, target] of targets.entries()) {
         const one = this.#attachOne(now, target, mayLeave);
         if (one !== undefined) now.ones.push({ target, one });
-        if (progress === undefined || performance.now() - told < PROGRESS_MS) continue;
-        told = performance.now();
-        progress(`attached to ${index + 1} of ${targets.length} functions`);
+        tell(index + 1);
       }
     } catch (cause) {
       for (const { one } of now.ones.splice(before).reverse()) detachOne(one);
@@ -135,11 +111,25 @@ export class EachLink extends LinuxLink implements TracingMultiLink {
     this.#now.saved.close();
   }
 
+  /** The kernel takes its time for each: longer than for attaching. */
   #letGo({ ones }: Attached): void {
-    for (const { one } of ones.splice(0).reverse()) {
+    const tell = this.#teller('detached from', ones.length);
+    for (const [index, { one }] of ones.splice(0).reverse().entries()) {
       this.#missedBefore += missedOf(one);
       detachOne(one);
+      tell(index + 1);
     }
+  }
+
+  /** Tells now and then how far it came. */
+  #teller(what: string, all: number): (done: number) => void {
+    const { progress } = this.host.options;
+    let told = performance.now();
+    return done => {
+      if (progress === undefined || performance.now() - told < PROGRESS_MS) return;
+      told = performance.now();
+      progress(`${what} ${done} of ${all} functions`);
+    };
   }
 }
 

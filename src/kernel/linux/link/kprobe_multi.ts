@@ -6,13 +6,13 @@
 
 import { callLayout } from '../../../process/symbols/call_layout.js';
 import { BpfError } from '../../errno.js';
-import type { LinkTarget, TracingMultiLink } from '../../kernel.js';
+import type { LinkTarget, SkipReason } from '../../kernel.js';
 import { Attr, bpf, Fd, objectInfo, refusedBy } from '../bpf.js';
 import type { LinuxHost } from '../host.js';
 import type { LinuxProg, Part } from '../linux_prog.js';
 import { progInfo } from '../program.js';
 import { SavedCalls } from '../saved_calls.js';
-import { LinuxLink } from './link.js';
+import { LinuxMultiLink } from './multi_link.js';
 import { findRefused, isOfFunctions, refusedReason } from './refused.js';
 
 /** Offsets in the attribute of BPF_LINK_CREATE, and its flag for the return. */
@@ -30,34 +30,29 @@ interface Attached {
   readonly links: { readonly fds: readonly Fd[]; readonly targets: readonly LinkTarget[] }[];
 }
 
-export class KprobeMultiLink extends LinuxLink implements TracingMultiLink {
-  readonly kind = 'tracing_multi';
+export class KprobeMultiLink extends LinuxMultiLink {
   readonly way = 'kprobe_multi';
-  readonly #host: LinuxHost;
-  readonly #skipInvalid: boolean;
   #now: Attached | undefined;
   /** Of what was let go of. */
   #missedBefore = 0n;
 
   constructor(host: LinuxHost, prog: LinuxProg, skipInvalid: boolean, targets: readonly LinkTarget[]) {
-    super(host.nextId(), prog);
-    this.#host = host;
-    this.#skipInvalid = skipInvalid;
-    try {
-      this.#now = this.#load(prog);
-      this.add(targets);
-    } catch (cause) {
-      this.detach();
-      throw cause;
-    }
+    super(host, prog, skipInvalid);
+    this.open(targets);
   }
 
-  add(targets: readonly LinkTarget[]): void {
-    this.attaching(() => {
-      const good = this.withoutDuplicates(targets, this.#skipInvalid).filter(one => this.#fits(one));
-      this.#checkArguments(good);
-      return this.#attach(this.#now!, good, this.#skipInvalid);
-    });
+  protected join(targets: readonly LinkTarget[]): readonly LinkTarget[] {
+    this.#checkArguments(targets);
+    this.#now ??= this.#load(this.prog);
+    return this.#attach(this.#now, targets, this.skipInvalid);
+  }
+
+  /** Without addresses it is found by its name, which must be its alone. */
+  protected override refusal(one: LinkTarget): SkipReason | undefined {
+    const { targets } = this.host;
+    return targets.hasAddresses
+      ? (one.target.unresolved ?? targets.checkAddress(one.target))
+      : super.refusal(one);
   }
 
   /** Registers do not say how many arguments a function has: it is the number that the first one has. */
@@ -66,7 +61,7 @@ export class KprobeMultiLink extends LinuxLink implements TracingMultiLink {
     if (prototype === undefined || !this.prog.asksForArguments) return;
     const words = callLayout(prototype).words.length;
     const other = targets.find(
-      ({ target }) => callLayout(this.#host.targets.prototypeOf(target)).words.length !== words,
+      ({ target }) => callLayout(this.host.targets.prototypeOf(target)).words.length !== words,
     );
     if (other !== undefined)
       throw new BpfError(
@@ -76,25 +71,13 @@ export class KprobeMultiLink extends LinuxLink implements TracingMultiLink {
   }
 
   #load(prog: LinuxProg): Attached {
-    const saved = new SavedCalls(this.#host);
+    const saved = new SavedCalls(this.host);
     try {
       return { prog, parts: prog.loadKprobe(saved), saved, links: [] };
     } catch (cause) {
       saved.close();
       throw cause;
     }
-  }
-
-  /** What the program reads must be the same on all: nobody but us looks. */
-  #fits({ target }: LinkTarget): boolean {
-    const { targets } = this.#host;
-    // Without addresses it is found by its name, which must be its alone.
-    const why =
-      target.unresolved ??
-      (targets.hasAddresses ? targets.checkAddress(target) : targets.check(target, this.prog.attachType)) ??
-      this.unfit(this.#host, this.prog, target);
-    if (why !== undefined) this.leaveOut(target, why, this.#skipInvalid);
-    return why === undefined;
   }
 
   /** Attaches to all, or throws and to none. */
@@ -139,7 +122,7 @@ export class KprobeMultiLink extends LinuxLink implements TracingMultiLink {
       .u32(LINK.flags, form.atReturn ? AT_RETURN : 0)
       .u32(LINK.count, targets.length)
       .pointer(LINK.cookies, bytesOf(targets.map(({ cookie }) => cookie)));
-    if (this.#host.targets.hasAddresses)
+    if (this.host.targets.hasAddresses)
       attr.pointer(LINK.addresses, bytesOf(targets.map(({ target }) => target.address)));
     else
       attr.texts(

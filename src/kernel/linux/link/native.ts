@@ -4,12 +4,12 @@
  * each.
  */
 
-import type { LinkTarget, TracingMultiLink } from '../../kernel.js';
+import type { LinkTarget } from '../../kernel.js';
 import { Attr, bpf, Fd, refusedBy } from '../bpf.js';
-import { type LinuxHost, NATIVE_MULTI, sortTargets, type TypedTarget } from '../host.js';
+import { type LinuxHost, NATIVE_MULTI, type TypedTarget, typed } from '../host.js';
 import type { LinuxProg } from '../linux_prog.js';
 import { type LoadedProg, progInfo } from '../program.js';
-import { LinuxLink } from './link.js';
+import { LinuxMultiLink } from './multi_link.js';
 import { findRefused, isOfFunctions, refusedReason } from './refused.js';
 
 /** Offsets in the attribute of BPF_LINK_CREATE. */
@@ -21,39 +21,18 @@ interface Part {
   readonly links: { readonly fd: Fd; readonly targets: readonly TypedTarget[] }[];
 }
 
-export class NativeMultiLink extends LinuxLink implements TracingMultiLink {
-  readonly kind = 'tracing_multi';
+export class NativeMultiLink extends LinuxMultiLink {
   readonly way = 'tracing_multi';
-  readonly #host: LinuxHost;
-  readonly #skipInvalid: boolean;
   #parts = new Map<string, Part>();
 
   constructor(host: LinuxHost, prog: LinuxProg, skipInvalid: boolean, targets: readonly LinkTarget[]) {
-    super(host.nextId(), prog);
-    this.#host = host;
-    this.#skipInvalid = skipInvalid;
-    try {
-      this.add(targets);
-    } catch (cause) {
-      this.detach();
-      throw cause;
-    }
+    super(host, prog, skipInvalid);
+    this.open(targets);
   }
 
-  add(targets: readonly LinkTarget[]): void {
-    this.attaching(() => {
-      const fresh = this.withoutDuplicates(targets, this.#skipInvalid);
-      const { good, bad } = sortTargets(this.#host, this.prog.attachType, fresh);
-      for (const { target, why } of bad) this.leaveOut(target, why, this.#skipInvalid);
-      const agreeing = good.filter(one => this.#agrees(one));
-      return this.#attach(this.#parts, this.prog, agreeing, this.#skipInvalid);
-    });
-  }
-
-  #agrees({ target }: TypedTarget): boolean {
-    const why = this.unfit(this.#host, this.prog, target);
-    if (why !== undefined) this.leaveOut(target, why, this.#skipInvalid);
-    return why === undefined;
+  protected join(targets: readonly LinkTarget[]): readonly LinkTarget[] {
+    const withIds = targets.map(one => typed(this.host, one));
+    return this.#attach(this.#parts, this.prog, withIds, this.skipInvalid);
   }
 
   /** Attaches `targets` by one link for each BTF object; all or nothing. */

@@ -2,7 +2,7 @@
 
 import type { LinkTarget, TracingLink } from '../../kernel.js';
 import { Attr, bpf, Fd, refusedBy } from '../bpf.js';
-import { type LinuxHost, sortTargets, type TypedTarget } from '../host.js';
+import { type LinuxHost, refusalOf, type TypedTarget, typed } from '../host.js';
 import type { LinuxProg, Part } from '../linux_prog.js';
 import { progInfo } from '../program.js';
 import { SavedCalls } from '../saved_calls.js';
@@ -59,11 +59,11 @@ export class PlainLink extends LinuxLink implements TracingLink {
     this.#saved = new SavedCalls(host);
     try {
       this.attaching(() => {
-        const { good, bad } = sortTargets(host, prog.attachType, [target]);
-        for (const { target: refused, why } of bad) this.leaveOut(refused, why, false);
-        this.#target = good[0];
+        const why = refusalOf(host, prog.attachType, target.target);
+        if (why !== undefined) this.leaveOut(target.target, why, false);
+        this.#target = typed(host, target);
         this.#one = attachOne(prog, this.#target, this.#saved);
-        return good;
+        return [target];
       });
     } catch (cause) {
       this.detach();
