@@ -3,7 +3,8 @@
  */
 
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, realpathSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { extname, join, relative, sep } from 'node:path';
 import { ROOT } from '../support/paths.js';
 import { commandPath } from '../support/skip.js';
@@ -14,8 +15,6 @@ import { PORT_MODULES, type VmKernel } from './kernels.js';
 export const GUEST_ROOT = '/app';
 /** The port's name: the guest finds its device by it. */
 export const PORT = 'multitrace';
-/** Where tests/vm/guest/tsconfig.json has the sources and the guest programs compiled to. */
-const COMPILED = join(ROOT, 'build', 'vm', 'js');
 const PACKAGES = ['commander', 'iced-x86', 'koffi', '@koromix/koffi-linux-x64'];
 
 const INIT = `#!/bin/sh
@@ -42,17 +41,29 @@ echo "the agent ended with status $?"
 poweroff -f
 `;
 
-let compiled = false;
+let compiled: ReadonlyMap<string, Buffer> | undefined;
 
-/** Compiles the sources and the guest programs, once in a test process, so that no guest runs an old build. */
-function compile(): void {
-  if (compiled) return;
-  const tsc = join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc');
-  const done = spawnSync(process.execPath, [tsc, '-p', join(ROOT, 'tests', 'vm', 'guest')], {
-    encoding: 'utf8',
-  });
-  if (done.status !== 0) throw new Error(`the guest's programs don't compile:\n${done.stdout}${done.stderr}`);
-  compiled = true;
+/**
+ * The sources and the guest programs compiled, by path from the project's folder; once in a test process, so that no guest
+ * runs an old build, and in a folder of its own, for other test processes compile at the same time.
+ */
+function compile(): ReadonlyMap<string, Buffer> {
+  if (compiled !== undefined) return compiled;
+  const folder = mkdtempSync(join(tmpdir(), 'multitrace-vm-'));
+  try {
+    const tsc = join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc');
+    const project = join(ROOT, 'tests', 'vm', 'guest');
+    const done = spawnSync(process.execPath, [tsc, '-p', project, '--outDir', folder], { encoding: 'utf8' });
+    if (done.status !== 0)
+      throw new Error(`the guest's programs don't compile:\n${done.stdout}${done.stderr}`);
+    const files = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter(
+      name => extname(name) === '.js',
+    );
+    compiled = new Map(files.map(name => [name, readFileSync(join(folder, name))]));
+    return compiled;
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 }
 
 /** The archive's pieces, in order; `files` are the caller's: path in the guest to contents or a path here. */
@@ -60,7 +71,7 @@ export function initramfs(
   kernel: VmKernel,
   files: Readonly<Record<string, Uint8Array | string>>,
 ): readonly Uint8Array[] {
-  compile();
+  const programs = compile();
   const archive = new CpioArchive();
   for (const folder of ['/proc', '/sys', '/dev', '/tmp', '/root', '/etc']) archive.folder(folder);
   archive.characterDevice('/dev/console', 5, 1);
@@ -76,7 +87,7 @@ export function initramfs(
   for (const library of librariesOf([process.execPath, koffi, commandPath('busybox')!])) {
     archive.file(library, readFileSync(library), 0o755);
   }
-  addProject(archive);
+  addProject(archive, programs);
   const present = PORT_MODULES.filter(name => kernel.modules[name] !== undefined);
   archive.file('/modules/order', Buffer.from(present.join('\n')));
   for (const [name, path] of Object.entries(kernel.modules)) {
@@ -104,13 +115,13 @@ function librariesOf(programs: readonly string[]): string[] {
 }
 
 /** The project as it is installed: src compiled to dist, and its dependencies. */
-function addProject(archive: CpioArchive): void {
+function addProject(archive: CpioArchive, programs: ReadonlyMap<string, Buffer>): void {
   const add = (path: string, at = path) =>
     archive.file(join(GUEST_ROOT, at), readFileSync(join(ROOT, path)), 0o755);
   add('package.json');
   add('bin/multitrace');
-  addFolder(archive, join(COMPILED, 'src'), join(GUEST_ROOT, 'dist'), ['.js']);
-  addFolder(archive, join(COMPILED, 'tests'), join(GUEST_ROOT, 'tests'), ['.js']);
+  for (const [name, bytes] of programs)
+    archive.file(join(GUEST_ROOT, name.replace(/^src\//, 'dist/')), bytes, 0o644);
   addFolder(archive, join(ROOT, 'share'), join(GUEST_ROOT, 'share'));
   // Guest programs import ../../../src: the same modules as the command's.
   archive.symlink(join(GUEST_ROOT, 'src'), 'dist');
