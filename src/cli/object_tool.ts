@@ -174,7 +174,7 @@ export class ObjectTool implements SessionTool {
   }
 
   #printTrace(kernel: Kernel): void {
-    if (this.#printsUnseen || !kernel.mayPrint) return;
+    if (this.#printsUnseen) return;
     try {
       for (const line of kernel.readTrace()) this.#options.line(line.replace(/\n+$/, ''));
     } catch (cause) {
@@ -192,11 +192,12 @@ export class ObjectTool implements SessionTool {
   }
 
   closed(kernel: Kernel): void {
+    const printed = this.#timer !== undefined;
     clearInterval(this.#timer);
     this.#timer = undefined;
     if (this.#kernel !== kernel) return;
     this.#kernel = undefined;
-    this.#printTrace(kernel);
+    if (printed) this.#printTrace(kernel);
     for (const { map, ring } of this.#rings) {
       this.#take(map, ring);
       this.#dropped.set(map.name, (this.#dropped.get(map.name) ?? 0n) + ring.dropped);
