@@ -41,7 +41,7 @@ function functionFor({ selectors, spec }: ObjectProgram, there: There, callsOthe
   return name ?? 'bpf_fentry_test6';
 }
 
-/** Linux walks a million instructions of these, which takes minutes here, and then refuses them. */
+/** Linux still walks these after two minutes in an emulated machine. */
 export const ENDLESS: ReadonlySet<string> = new Set(['bpf_for_each on_six']);
 
 /** Programs of sections that neither machine has are left out. */
