@@ -274,9 +274,11 @@ test(
     expect(inUse[last].data, 'data in use').toBe(inUse[middle].data);
     // A slot may stand in a larger place than it needs.
     expect(inUse[last].code, 'code in use').toBeLessThan(inUse[middle].code * 1.05);
-    // Blocks are kept by their size: how many of each there are at most is found out by and by.
-    expect(memory[last].ours, 'what is ours, kB').toBeLessThan(memory[middle].ours * 1.15);
-    expect(memory[last].size, 'the whole, kB').toBeLessThan(memory[middle].size * 1.02);
+    // Blocks are kept by their size: how many of each there are at most is found out by and by. In the short form that may
+    // still take a region more, which is a seventh of them.
+    const growth = SOAK ? 1.15 : 1.35;
+    expect(memory[last].ours, 'what is ours, kB').toBeLessThan(memory[middle].ours * growth);
+    expect(memory[last].size, 'the whole, kB').toBeLessThan(memory[middle].size * (SOAK ? 1.02 : 1.05));
 
     for (const { link } of live) link.detach();
     kernel.close();
