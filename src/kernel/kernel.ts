@@ -308,6 +308,18 @@ export interface TargetCheck {
   readonly refused?: SkipReason;
 }
 
+/** What an object may name of a kernel: its functions for programs, its variables, its settings. */
+export interface KernelNames {
+  /** The number by which instructions name a kernel function; `undefined` where there is none. */
+  kfuncNumber(name: string): number | undefined;
+  /** The address of a kernel variable or function (`.ksyms`); `undefined` where there is none. */
+  ksymAddress(name: string): bigint | undefined;
+  /** The BTF id of a kernel variable that has a type; `undefined` where there is none. */
+  ksymTypeId(name: string): number | undefined;
+  /** A setting of the kernel (`.kconfig`): a number, or a text; `undefined` where it is not set. */
+  kconfig(name: string): bigint | string | undefined;
+}
+
 export interface Kernel {
   /** How many values a per-CPU map has for each key. */
   readonly possibleCpus: number;
@@ -349,14 +361,8 @@ export interface Kernel {
   prototypeOf(target: TargetFunction): FunctionPrototype | undefined;
   /** Types of a module (CO-RE relocates against them); `undefined` where it has none. */
   moduleTypes(module: string): Btf | undefined;
-  /** The number by which instructions name a kernel function; `undefined` where there is none. */
-  kfuncNumber(name: string): number | undefined;
-  /** The address of a kernel variable or function (`.ksyms`); `undefined` where there is none. */
-  ksymAddress(name: string): bigint | undefined;
-  /** The BTF id of a kernel variable that has a type; `undefined` where there is none. */
-  ksymTypeId(name: string): number | undefined;
-  /** A setting of the kernel (`.kconfig`): a number, or a text; `undefined` where it is not set. */
-  kconfig(name: string): bigint | string | undefined;
+  /** What objects name of a kernel, besides the functions that they trace. */
+  readonly names: KernelNames;
   /** Whether some program that is loaded may print lines. */
   readonly mayPrint: boolean;
   /** Lines that programs printed with `bpf_trace_printk` since the last call. */

@@ -3,7 +3,6 @@
  * written and read.
  */
 
-import { kfuncNumber } from '../bpf/kfuncs.js';
 import { isPerCpu, MAP_TYPE } from '../bpf/map_type.js';
 import type { Btf } from '../btf/btf.js';
 import { BpfError } from '../kernel/errno.js';
@@ -24,6 +23,7 @@ import type {
   TracingLink,
   TracingMultiLink,
 } from '../kernel/kernel.js';
+import { NO_KERNEL } from '../kernel/no_kernel.js';
 import type { SelectorSet } from '../process/symbols/selector.js';
 
 const CPUS = 4;
@@ -108,6 +108,7 @@ export interface RecordedProg extends BpfProg {
 }
 
 export class RecordingKernel implements Kernel {
+  readonly names = NO_KERNEL;
   readonly possibleCpus = CPUS;
   readonly mayPrint = false;
   readonly created: RecordedMap[] = [];
@@ -206,18 +207,6 @@ export class RecordingKernel implements Kernel {
   }
   moduleTypes(module: string): Btf | undefined {
     return this.types.get(module);
-  }
-  kfuncNumber(name: string): number | undefined {
-    return kfuncNumber(name);
-  }
-  ksymAddress(): undefined {
-    return undefined;
-  }
-  ksymTypeId(): undefined {
-    return undefined;
-  }
-  kconfig(): undefined {
-    return undefined;
   }
   readTrace(): string[] {
     return [];

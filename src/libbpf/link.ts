@@ -13,7 +13,7 @@ import { R_BPF_64_32, R_BPF_64_64, SHF_EXECINSTR } from '../elf/format.js';
 import { type ObjectRelocation, relocationsWithin } from '../elf/object_relocations.js';
 import type { ElfSymbol } from '../elf/symbol_table.js';
 import { BpfError } from '../kernel/errno.js';
-import type { BpfMap, FuncInfo, LineInfo } from '../kernel/kernel.js';
+import type { BpfMap, FuncInfo, KernelNames, LineInfo } from '../kernel/kernel.js';
 import type { BpfFunction, Functions } from './functions.js';
 import type { ObjectSections } from './sections.js';
 
@@ -41,11 +41,8 @@ export interface LinkInput {
   /** The map that a symbol of `.maps` stands for, and that of a section of global data. Throws where it was left out. */
   mapAt(offset: number): BpfMap | undefined;
   dataMap(section: number): BpfMap | undefined;
-  /** The machine's kernel functions, and its kernel's variables and functions by address. */
-  kfuncNumber(name: string): number | undefined;
-  ksymAddress(name: string): bigint | undefined;
-  /** Of a variable that the object gives a type: its id in the kernel's types. */
-  ksymTypeId(name: string): number | undefined;
+  /** What there is of a kernel. */
+  readonly names: KernelNames;
   /** Where a variable of `.kconfig` stands; `undefined` for other externs. */
   kconfig(name: string, weak: boolean): { readonly map: BpfMap; readonly offset: number } | undefined;
 }
@@ -265,7 +262,7 @@ class Linker {
       this.#referTo(fn, symbol.sectionIndex, target, at, slot, 'call');
       return { ...insn, src: CALL.SUBPROGRAM };
     }
-    const id = this.#input.kfuncNumber(symbol.name);
+    const id = this.#input.names.kfuncNumber(symbol.name);
     if (id !== undefined) return { ...insn, src: CALL.KFUNC, imm: id };
     if (symbol.bind === 'WEAK') return { ...insn, src: CALL.HELPER, imm: MISSING_KFUNC };
     throw this.#error('ENOENT', fn, ownSlot, `it calls ${symbol.name}, ${NO_SUCH_KFUNC}`);
@@ -276,12 +273,12 @@ class Linker {
     const weak = symbol.bind === 'WEAK';
     const variable = this.#input.kconfig(symbol.name, weak);
     if (variable !== undefined) return this.#mapValue(fn, insn, ownSlot, variable.map, variable.offset);
-    const typeId = this.#isTyped(symbol.name) ? this.#input.ksymTypeId(symbol.name) : undefined;
+    const typeId = this.#isTyped(symbol.name) ? this.#input.names.ksymTypeId(symbol.name) : undefined;
     if (typeId !== undefined) return loadImmediate64(insn.dst, PSEUDO.BTF_ID, BigInt(typeId));
     const address =
-      this.#input.ksymAddress(symbol.name) ??
+      this.#input.names.ksymAddress(symbol.name) ??
       // That it is not zero says that it is there.
-      (this.#input.kfuncNumber(symbol.name) === undefined ? undefined : 1n);
+      (this.#input.names.kfuncNumber(symbol.name) === undefined ? undefined : 1n);
     if (address !== undefined) return loadImmediate64(insn.dst, PSEUDO.IMM, address);
     if (weak) return loadImmediate64(insn.dst, PSEUDO.IMM, 0n);
     throw this.#error('ENOENT', fn, ownSlot, `it refers to ${symbol.name}, ${NO_SUCH_KSYM}`);

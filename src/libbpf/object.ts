@@ -237,9 +237,7 @@ export class BpfObject implements Disposable {
       moreTargets: () => this.#typesOf(this.#kernel?.modules().filter(module => !modules.has(module)) ?? []),
       mapAt: offset => this.maps.find(map => map.spec.offset === offset)?.live.map,
       dataMap: section => this.#dataSections.get(section)?.map,
-      kfuncNumber: name => this.#kernel?.kfuncNumber(name),
-      ksymAddress: name => this.#kernel?.ksymAddress(name),
-      ksymTypeId: name => this.#kernel?.ksymTypeId(name),
+      names: this.#host().kernel.names,
       kconfig: (name, weak) => this.#kconfig(name, weak),
     });
   }
@@ -258,7 +256,7 @@ export class BpfObject implements Disposable {
     if (section === undefined || this.btf === undefined) return;
     for (const { name, typeId } of section.variables.values()) {
       if (section.wasSet(name)) continue;
-      const value = kernel.kconfig(name);
+      const value = kernel.names.kconfig(name);
       if (value !== undefined) section.set(name, kconfigValue(this.btf, typeId, value));
     }
   }

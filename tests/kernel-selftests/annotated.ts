@@ -1,12 +1,12 @@
 /** Test programs of progs/*.c: each function with the verdict that its tags in BTF say. */
 
 import type { BpfInsn } from '../../src/bpf/instruction.js';
-import { kfuncNumber } from '../../src/bpf/kfuncs.js';
 import { MAP_FLAG, MAP_TYPE } from '../../src/bpf/map_type.js';
 import type { Btf } from '../../src/btf/btf.js';
 import { BtfExt } from '../../src/btf/ext.js';
 import { BpfError } from '../../src/kernel/errno.js';
 import type { FuncInfo, LineInfo } from '../../src/kernel/kernel.js';
+import { NO_KERNEL } from '../../src/kernel/no_kernel.js';
 import type { MapSpec } from '../../src/kernel/process/verifier/environment.js';
 import { RecordedMap } from '../../src/libbpf/fixture.js';
 import { Functions, TEXT } from '../../src/libbpf/functions.js';
@@ -98,9 +98,7 @@ export function annotatedCases({ name: file, object, error }: Compiled): Case[] 
           moreTargets: () => [],
           mapAt: offset => maps.get(offset),
           dataMap: index => data.get(index),
-          kfuncNumber,
-          ksymAddress: () => undefined,
-          ksymTypeId: () => undefined,
+          names: NO_KERNEL,
           kconfig: () => undefined,
         });
         if (linked.poisoned.length > 0) return [{ ...base, unlinked: 'asks for types of a kernel' }];

@@ -109,7 +109,7 @@ export function tryBpf(command: Command, attr: Attr, ...expected: ErrnoName[]): 
 }
 
 /** What the kernel says that the project has no name for. */
-const OTHERS: Readonly<Record<number, ErrnoName>> = { 524: 'EOPNOTSUPP', 28: 'ENOSPC' };
+const OTHERS: Readonly<Record<number, ErrnoName>> = { 524: 'EOPNOTSUPP' };
 
 export function nameOfErrno(errno: number): ErrnoName {
   return errnoName(errno) ?? OTHERS[errno] ?? 'EIO';

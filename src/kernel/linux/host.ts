@@ -1,14 +1,7 @@
 /** What programs and links of the kernel machine need of it. */
 
-import type {
-  AttachType,
-  BpfProg,
-  LinkTarget,
-  MapCreateAttr,
-  SkipReason,
-  TargetFunction,
-  Way,
-} from '../kernel.js';
+import type { AttachType, LinkTarget, MapCreateAttr, SkipReason, TargetFunction, Way } from '../kernel.js';
+import { ATTACH } from './bpf.js';
 import type { ContextKernel } from './context/rewrite.js';
 import type { KernelFeatures } from './features.js';
 import type { KernelFunctions } from './functions.js';
@@ -67,21 +60,16 @@ const NO_TYPES: SkipReason = {
 
 /** The kernel's program type and attach type for a plain tracing program. */
 export const PLAIN: Readonly<Record<AttachType, number>> = {
-  fentry: 24,
-  fexit: 25,
-  fmod_ret: 26,
-  fsession: 58,
+  fentry: ATTACH.TRACE_FENTRY,
+  fexit: ATTACH.TRACE_FEXIT,
+  fmod_ret: ATTACH.MODIFY_RETURN,
+  fsession: ATTACH.TRACE_FSESSION,
 };
 
 /** For a native multi-link; modify-return programs have none. */
 export const NATIVE_MULTI: Readonly<Record<AttachType, number | undefined>> = {
-  fentry: 59,
-  fexit: 60,
+  fentry: ATTACH.TRACE_FENTRY_MULTI,
+  fexit: ATTACH.TRACE_FEXIT_MULTI,
   fmod_ret: undefined,
-  fsession: 61,
+  fsession: ATTACH.TRACE_FSESSION_MULTI,
 };
-
-/** A program of another machine, or of none. */
-export function isOf<P extends BpfProg>(prog: BpfProg, type: new (...args: never[]) => P): prog is P {
-  return prog instanceof type;
-}

@@ -4,7 +4,6 @@
 
 import { HELPER } from '../../bpf/helpers.js';
 import { CALL, CLASS, JMP } from '../../bpf/instruction.js';
-import { kfuncName, kfuncNumber } from '../../bpf/kfuncs.js';
 import { MAP_TYPE } from '../../bpf/map_type.js';
 import type { Btf } from '../../btf/btf.js';
 import type { SelectorSet } from '../../process/symbols/selector.js';
@@ -13,6 +12,7 @@ import type {
   BpfLink,
   FunctionPrototype,
   Kernel,
+  KernelNames,
   LinkCreateAttr,
   LinkTarget,
   MapCreateAttr,
@@ -25,24 +25,22 @@ import type {
 } from '../kernel.js';
 import { Attr, bpf, Fd, refusedBy } from './bpf.js';
 import type { ContextKernel } from './context/rewrite.js';
+import { possibleCpus } from './cpus.js';
 import { KernelFeatures } from './features.js';
 import { KernelFunctions } from './functions.js';
 import type { LinuxHost, LinuxOptions } from './host.js';
-import { readKconfig } from './kconfig.js';
 import { KERNEL_MODULE, KernelTypes } from './kernel_types.js';
-import { KernelSymbolAddresses } from './ksyms.js';
 import { PlainLink } from './link/tracing.js';
 import { LinuxProg } from './linux_prog.js';
-import { LinuxMap, possibleCpus } from './map.js';
+import { LinuxMap } from './map.js';
 import { ModuleBtfs } from './module_btfs.js';
+import { LinuxNames } from './names.js';
 import { PerfEventMap } from './perf_event_map.js';
 import { type LoadedProg, type LoadRequest, loadProgram, type Numbers } from './program.js';
 import { RingBufferMap } from './ring_buffer_map.js';
 import { TraceLog } from './trace_log.js';
 import { linkMulti, loadMulti } from './ways.js';
 
-/** Kernel functions that are the kernel's alone have numbers from here on: their BTF ids follow. */
-const OWN_KFUNCS = 0x4000_0000;
 const CALL_OPCODE = CLASS.JMP | JMP.CALL;
 const PRINTING: ReadonlySet<number> = new Set([HELPER.trace_printk, HELPER.trace_vprintk]);
 
@@ -54,8 +52,6 @@ export class LinuxKernel implements Kernel {
   readonly #maps = new Map<number, LinuxMap>();
   readonly #progs = new Set<LinuxProg>();
   readonly #links = new Set<BpfLink>();
-  readonly #symbols = new KernelSymbolAddresses();
-  #kconfig: ReadonlyMap<string, bigint | string> | undefined;
   #stats: Fd | undefined;
   #log: TraceLog | undefined;
   #mayPrint = false;
@@ -154,19 +150,8 @@ export class LinuxKernel implements Kernel {
     });
   }
 
-  kfuncNumber(name: string): number | undefined {
-    const id = this.#host.types.functionId(KERNEL_MODULE, name);
-    return kfuncNumber(name) ?? (id === undefined ? undefined : OWN_KFUNCS + id);
-  }
-  ksymAddress(name: string): bigint | undefined {
-    return this.#symbols.find(name);
-  }
-  ksymTypeId(name: string): number | undefined {
-    return this.#host.types.vmlinux.find(name, 'var');
-  }
-  kconfig(name: string): bigint | string | undefined {
-    this.#kconfig ??= readKconfig();
-    return this.#kconfig.get(name);
+  get names(): KernelNames {
+    return this.#host.names;
   }
 
   get mayPrint(): boolean {
@@ -205,6 +190,7 @@ function createMap(attr: MapCreateAttr, cpus: number): LinuxMap {
 class Host implements LinuxHost, Numbers {
   readonly options: LinuxOptions;
   readonly #machine: LinuxKernel;
+  readonly names = new LinuxNames(() => this.types);
   readonly #btfs = new ModuleBtfs();
   #types: KernelTypes | undefined;
   #targets: KernelFunctions | undefined;
@@ -227,10 +213,7 @@ class Host implements LinuxHost, Numbers {
 
   get contextKernel(): ContextKernel {
     return {
-      kfunc: name => {
-        const id = this.types.functionId(KERNEL_MODULE, name);
-        return id === undefined ? undefined : OWN_KFUNCS + id;
-      },
+      kfunc: name => this.names.ownKfunc(name),
       types: this.types.vmlinux,
     };
   }
@@ -258,12 +241,7 @@ class Host implements LinuxHost, Numbers {
   }
 
   kernelFunction(number: number): { readonly id: number; readonly btfFd: number | undefined } {
-    if (number >= OWN_KFUNCS) return { id: number - OWN_KFUNCS, btfFd: undefined };
-    const name = kfuncName(number);
-    const id = name === undefined ? undefined : this.types.functionId(KERNEL_MODULE, name);
-    if (id === undefined)
-      throw new BpfError('ENOENT', `this kernel has no function ${name ?? number} for programs`);
-    return { id, btfFd: undefined };
+    return { id: this.names.kfuncId(number), btfFd: undefined };
   }
 
   btfFd(module: string): number {

@@ -2,7 +2,6 @@
  * Maps of the kernel (`BPF_MAP_…`). Values of per-CPU maps are one after the other, as bpf(2) has them.
  */
 
-import { readFileSync } from 'node:fs';
 import { isPerCpu, MAP_FLAG, MAP_TYPE, mapTypeName } from '../../bpf/map_type.js';
 import type { Btf } from '../../btf/btf.js';
 import { MAP, mmap, munmap, PROT, SystemError, viewMemory } from '../../ffi/libc.js';
@@ -39,12 +38,6 @@ const EMPTY = new Uint8Array(0);
 const ARRAYS: ReadonlySet<number> = new Set([MAP_TYPE.ARRAY, MAP_TYPE.PERCPU_ARRAY]);
 /** What has no keys. */
 const KEYLESS: ReadonlySet<number> = new Set([MAP_TYPE.QUEUE, MAP_TYPE.STACK, MAP_TYPE.BLOOM_FILTER]);
-
-/** CPUs that the kernel has values for, from a list such as 0-3,8. */
-export function possibleCpus(): number {
-  const list = readFileSync('/sys/devices/system/cpu/possible', 'utf8').trim();
-  return Math.max(...list.split(/[-,]/).map(Number)) + 1;
-}
 
 export class LinuxMap implements BpfMap {
   readonly fd: Fd;

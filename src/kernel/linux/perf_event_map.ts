@@ -3,11 +3,11 @@
  * of one CPU come in order.
  */
 
-import { readFileSync } from 'node:fs';
 import { MAP, mmap, munmap, PROT, viewMemory } from '../../ffi/libc.js';
 import { BpfError } from '../errno.js';
 import type { MapCreateAttr } from '../kernel.js';
 import type { Fd } from './bpf.js';
+import { cpus } from './cpus.js';
 import { LinuxMap } from './map.js';
 import { enableEvent, perfEventOpen } from './perf_event.js';
 import { pollReadable } from './poll.js';
@@ -30,15 +30,6 @@ interface CpuBuffer {
   readonly data: Uint8Array;
 }
 
-/** CPUs that are running, from a list such as 0-3,8. */
-export function onlineCpus(): number[] {
-  const list = readFileSync('/sys/devices/system/cpu/online', 'utf8').trim();
-  return list.split(',').flatMap(part => {
-    const [first, last = first] = part.split('-').map(Number);
-    return Array.from({ length: last - first + 1 }, (_, i) => first + i);
-  });
-}
-
 export class PerfEventMap extends LinuxMap {
   readonly #buffers: CpuBuffer[] = [];
   #dropped = 0n;
@@ -46,7 +37,7 @@ export class PerfEventMap extends LinuxMap {
   constructor(attr: MapCreateAttr, possibleCpus: number) {
     super({ ...attr, keySize: 4, valueSize: 4, maxEntries: attr.maxEntries || possibleCpus }, possibleCpus);
     try {
-      for (const cpu of onlineCpus()) if (cpu < this.maxEntries) this.#buffers.push(this.#open(cpu));
+      for (const cpu of cpus('online')) if (cpu < this.maxEntries) this.#buffers.push(this.#open(cpu));
     } catch (cause) {
       this.free();
       throw cause;

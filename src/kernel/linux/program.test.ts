@@ -8,7 +8,8 @@ import { MAP_TYPE } from '../../bpf/map_type.js';
 import { SystemError } from '../../ffi/libc.js';
 import { BpfError } from '../errno.js';
 import { VerifierError } from '../verifier_error.js';
-import { LinuxMap, possibleCpus } from './map.js';
+import { possibleCpus } from './cpus.js';
+import { LinuxMap } from './map.js';
 import { type LoadedProg, type LoadRequest, loadProgram, type Numbers, progInfo } from './program.js';
 
 const SOCKET_FILTER = 1;

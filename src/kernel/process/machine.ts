@@ -4,7 +4,6 @@
  */
 
 import { HELPER } from '../../bpf/helpers.js';
-import { kfuncNumber } from '../../bpf/kfuncs.js';
 import { isPerCpu } from '../../bpf/map_type.js';
 import type { Btf } from '../../btf/btf.js';
 import type { Module } from '../../process/image.js';
@@ -26,6 +25,7 @@ import type {
   TracingLink,
   TracingMultiLink,
 } from '../kernel.js';
+import { NO_KERNEL } from '../no_kernel.js';
 import { sitesOf } from './ftrace/module_sites.js';
 import { PreparedText } from './ftrace/text_edit.js';
 import { CycleScale } from './helpers/time.js';
@@ -57,6 +57,7 @@ import { type VerifiedProgram, verifyProgram } from './verifier/verifier.js';
 const PROGRAM_REGION_BYTES = 512 << 10;
 
 export class ProcessKernel implements Kernel {
+  readonly names = NO_KERNEL;
   readonly process: TracedProcess;
   readonly #stopper: Stopper;
   readonly #targets: Targets;
@@ -364,20 +365,6 @@ export class ProcessKernel implements Kernel {
   moduleTypes(module: string): Btf | undefined {
     const found = this.#targets.modules.find(m => m.name === module);
     return found && this.#typesOf(found);
-  }
-
-  kfuncNumber(name: string): number | undefined {
-    return kfuncNumber(name);
-  }
-  /** A process has no kernel's variables, nor its settings. */
-  ksymAddress(): undefined {
-    return undefined;
-  }
-  ksymTypeId(): undefined {
-    return undefined;
-  }
-  kconfig(): undefined {
-    return undefined;
   }
 
   /** Bytes of the shared memory that are in use: code (programs, trampolines, slots), and data. */

@@ -2,7 +2,6 @@
  * A machine without a process: it takes maps and programs as a process would, verifies, and runs nothing.
  */
 
-import { kfuncNumber } from '../../bpf/kfuncs.js';
 import { MAP_TYPE } from '../../bpf/map_type.js';
 import type { Btf } from '../../btf/btf.js';
 import { SelectorSet } from '../../process/symbols/selector.js';
@@ -19,6 +18,7 @@ import type {
   TargetCheck,
   TargetFunction,
 } from '../kernel.js';
+import { NO_KERNEL } from '../no_kernel.js';
 import type { FileTargets } from './file_targets.js';
 import { programContext } from './link/context.js';
 import { MapShape } from './maps/shape.js';
@@ -30,6 +30,7 @@ import { verifyProgram } from './verifier/verifier.js';
 export type VerifyTargets = Pick<FileTargets, 'match' | 'modules' | 'types'>;
 
 export class VerifyKernel implements JudgingKernel {
+  readonly names = NO_KERNEL;
   readonly possibleCpus = POSSIBLE_CPUS;
   readonly mayPrint = false;
   /** By the program's name. */
@@ -118,19 +119,6 @@ export class VerifyKernel implements JudgingKernel {
   }
   moduleTypes(module: string): Btf | undefined {
     return this.#files.types(module);
-  }
-
-  kfuncNumber(name: string): number | undefined {
-    return kfuncNumber(name);
-  }
-  ksymAddress(): undefined {
-    return undefined;
-  }
-  ksymTypeId(): undefined {
-    return undefined;
-  }
-  kconfig(): undefined {
-    return undefined;
   }
 
   linkCreate(_attr: LinkCreateAttr | MultiLinkCreateAttr): never {

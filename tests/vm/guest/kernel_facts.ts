@@ -44,7 +44,7 @@ print({
   printed: kernel.readTrace(),
   runs: object.programs.map(({ name, prog }) => ({ name, runs: prog.stats?.runCount })),
   taskType: symbols?.find('task_struct', 'struct'),
-  jiffies: BigInt.asIntN(64, kernel.ksymAddress('jiffies_64') ?? 0n).toString(),
+  jiffies: BigInt.asIntN(64, kernel.names.ksymAddress('jiffies_64') ?? 0n).toString(),
 });
 object.destroy();
 try {
