@@ -113,14 +113,12 @@ export class KernelCounter implements Disposable {
   /** One link on many functions of one file. */
   attachMulti(pid: number, { path, offsets, cookies }: FileOffsets, atReturn: boolean): void {
     here(() => {
-      const words = (values: readonly number[]): Buffer =>
-        Buffer.from(BigUint64Array.from(values, value => BigInt(value)).buffer);
       const link = new Attr()
         .u32(LINK.prog, this.#program(ATTACH.TRACE_UPROBE_MULTI))
         .u32(LINK.attachType, ATTACH.TRACE_UPROBE_MULTI)
         .pointer(MULTI.path, Buffer.from(`${path}\0`))
-        .pointer(MULTI.offsets, words(offsets))
-        .pointer(MULTI.cookies, words(cookies))
+        .words(MULTI.offsets, offsets.map(BigInt))
+        .words(MULTI.cookies, cookies.map(BigInt))
         .u32(MULTI.count, offsets.length)
         .u32(MULTI.flags, atReturn ? UPROBE_MULTI_RETURN : 0)
         .u32(MULTI.pid, pid);

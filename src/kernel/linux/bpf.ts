@@ -82,6 +82,12 @@ export class Attr {
     return this.pointer(offset, new Uint8Array(addresses.buffer));
   }
 
+  /** A pointer to so many words of 64 bits. */
+  words(offset: number, words: readonly bigint[]): this {
+    const array = BigUint64Array.from(words, word => BigInt.asUintN(64, word));
+    return this.pointer(offset, new Uint8Array(array.buffer));
+  }
+
   /** A name of at most 15 bytes, of the characters that names have. */
   name(offset: number, text: string): this {
     const clean = text.replace(/[^A-Za-z0-9_.]/g, '_').slice(0, 15);

@@ -121,9 +121,15 @@ export class KprobeMultiLink extends LinuxMultiLink {
       .u32(LINK.attachType, form.attach)
       .u32(LINK.flags, form.atReturn ? AT_RETURN : 0)
       .u32(LINK.count, targets.length)
-      .pointer(LINK.cookies, bytesOf(targets.map(({ cookie }) => cookie)));
+      .words(
+        LINK.cookies,
+        targets.map(({ cookie }) => cookie),
+      );
     if (this.host.targets.hasAddresses)
-      attr.pointer(LINK.addresses, bytesOf(targets.map(({ target }) => target.address)));
+      attr.words(
+        LINK.addresses,
+        targets.map(({ target }) => target.address),
+      );
     else
       attr.texts(
         LINK.names,
@@ -177,9 +183,4 @@ function missedOf({ parts, links }: Attached): bigint {
     for (const fd of fds)
       missed += objectInfo(fd.number, Buffer.alloc(INFO.size)).readBigUInt64LE(INFO.missed);
   return missed;
-}
-
-function bytesOf(words: readonly bigint[]): Uint8Array {
-  const array = BigUint64Array.from(words, word => BigInt.asUintN(64, word));
-  return new Uint8Array(array.buffer);
 }

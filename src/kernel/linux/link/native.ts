@@ -123,8 +123,11 @@ function create(prog: LinuxProg, { fd }: LoadedProg, targets: readonly TypedTarg
   const attr = new Attr()
     .u32(LINK.prog, fd.number)
     .u32(LINK.attachType, NATIVE_MULTI[prog.attachType] as number)
-    .pointer(LINK.ids, bytesOf(Uint32Array.from(targets, ({ btfId }) => btfId)))
-    .pointer(LINK.cookies, bytesOf(BigUint64Array.from(targets, ({ cookie }) => BigInt.asUintN(64, cookie))))
+    .pointer(LINK.ids, new Uint8Array(Uint32Array.from(targets, ({ btfId }) => btfId).buffer))
+    .words(
+      LINK.cookies,
+      targets.map(({ cookie }) => cookie),
+    )
     .u32(LINK.count, targets.length);
   try {
     return new Fd(bpf('LINK_CREATE', attr));
@@ -132,8 +135,4 @@ function create(prog: LinuxProg, { fd }: LoadedProg, targets: readonly TypedTarg
     if (isOfFunctions(cause)) return undefined;
     throw refusedBy(cause, `a tracing multi-link of program ${prog.name} to ${targets.length} functions`);
   }
-}
-
-function bytesOf({ buffer, byteOffset, byteLength }: Uint32Array | BigUint64Array): Uint8Array {
-  return new Uint8Array(buffer, byteOffset, byteLength);
 }
