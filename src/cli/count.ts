@@ -5,7 +5,8 @@
 import type { Kernel } from '../kernel/kernel.js';
 import { SelectorSet } from '../process/symbols/selector.js';
 import { Counter, type FunctionCount } from '../tools/count.js';
-import type { What } from './machine.js';
+import type { ThreadChoice } from '../tools/thread_choice.js';
+import { threadsOf, type What } from './machine.js';
 import { grouped, note, print, table } from './output.js';
 import {
   attachedText,
@@ -31,15 +32,17 @@ const DONE = { process: 'counted by one program through one link', kernel: 'coun
 /** Counts over all machines of a session. */
 class CountTool extends SelectorTool<Counter> {
   readonly #selectors: SelectorSet;
+  readonly #threads: ThreadChoice;
   readonly #past = new Map<string, FunctionCount>();
 
-  constructor(selectors: SelectorSet) {
+  constructor(selectors: SelectorSet, threads: ThreadChoice) {
     super();
     this.#selectors = selectors;
+    this.#threads = threads;
   }
 
   protected attach(kernel: Kernel, attaching: (functions: number) => void): Counter {
-    return new Counter(kernel, this.#selectors, attaching);
+    return new Counter(kernel, this.#selectors, attaching, this.#threads);
   }
 
   protected leave(counter: Counter): void {
@@ -85,7 +88,7 @@ export async function count(
   what: What,
   options: CountOptions,
 ): Promise<number> {
-  const tool = new CountTool(SelectorSet.parse(selectorTexts));
+  const tool = new CountTool(SelectorSet.parse(selectorTexts), threadsOf(what));
   const ended = await followSession(tool, selectorTexts, what, options, 'counting', ({ pid }) => {
     if (options.interval === undefined) return () => {};
     const timer = everyInterval(tool, pid, options, options.interval);

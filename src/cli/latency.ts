@@ -18,7 +18,7 @@ import {
 import { type FunctionLatency, Latency } from '../tools/latency/latency.js';
 import type { LatencyFilters } from '../tools/latency/program.js';
 import { durationText } from '../tools/trace/call_text.js';
-import { isKernel, type What } from './machine.js';
+import { isKernel, threadsOf, type What } from './machine.js';
 import { grouped, note, print, table } from './output.js';
 import {
   attachedText,
@@ -120,7 +120,10 @@ export async function latency(
   options: LatencyOptions,
 ): Promise<number> {
   const filters: LatencyFilters = {
-    tids: options.tid === undefined ? [] : parseTids(options.tid),
+    threads: {
+      ...threadsOf(what),
+      ...(options.tid === undefined ? {} : { tids: parseTids(options.tid) }),
+    },
     ...(options.minDuration === undefined ? {} : { minDuration: parseDuration(options.minDuration) }),
     ...(options.retval === undefined ? {} : { result: parseResultFilter(options.retval) }),
   };

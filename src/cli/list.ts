@@ -34,7 +34,14 @@ function whatToList(
 ): What | { readonly file: string } {
   const { file, pid } = options;
   if (meansKernel(options, selectors)) {
-    const only = file !== undefined ? '--file' : command !== undefined ? 'a command' : undefined;
+    const only =
+      file !== undefined
+        ? '--file'
+        : command !== undefined
+          ? 'a command'
+          : pid !== undefined
+            ? '-p'
+            : undefined;
     if (only !== undefined)
       throw new BpfError('EINVAL', `these are functions of the kernel, which is there: leave out ${only}`);
   } else if (file !== undefined) {

@@ -1,7 +1,7 @@
 /** Which machine a command line means. */
 
 import { expect, test } from 'vitest';
-import { type MachineOptions, meansKernel, namesKernel, whatToTrace } from './machine.js';
+import { type MachineOptions, meansKernel, namesKernel, threadsOf, whatToTrace } from './machine.js';
 
 test('the module kernel, or vmlinux, selects the kernel; other names and exclusions do not', () => {
   expect(namesKernel(['kernel:tcp_*'])).toBe(true);
@@ -26,7 +26,10 @@ test('what is traced, and what goes not together', () => {
     command: ['ls'],
   });
   expect(what({ pid: 7 }, undefined, ['main'])).toEqual({ pid: 7 });
-  expect(() => what({ pid: 7 })).toThrow(/-p is for functions of a process/);
+  expect(what({ pid: 7 })).toEqual({ kernel: { pid: 7 } });
+  expect(threadsOf(what({ pid: 7 }))).toEqual({ pid: 7 });
+  expect(threadsOf(what({ pid: 7 }, undefined, ['main']))).toEqual({});
+  expect(() => what({ pid: 7 }, ['ls'])).toThrow(/give one of them/);
   expect(() => what({}, [])).toThrow(/no command after --/);
   expect(() => what({}, undefined, ['main'])).toThrow(/nothing to trace/);
   expect(() => what({ pid: 7 }, ['ls'], ['main'])).toThrow(/give one of them/);

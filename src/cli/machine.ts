@@ -1,10 +1,13 @@
 /** Which machine a command line means, a live process or the running kernel, and a session on it. */
 
+import { readlinkSync } from 'node:fs';
 import { BpfError } from '../kernel/errno.js';
 import type { Kernel, Way } from '../kernel/kernel.js';
 import type { SessionTool, TracingSession } from '../kernel/session.js';
+import { openProcess } from '../process/process.js';
 import { resolveCommand } from '../process/spawn.js';
 import { parseSelector } from '../process/symbols/selector.js';
+import type { ThreadChoice } from '../tools/thread_choice.js';
 import { note } from './output.js';
 
 export const MACHINES = ['process', 'kernel'] as const;
@@ -23,9 +26,14 @@ export interface MachineOptions {
 /** A live process. */
 export type ProcessWhat = { readonly command: readonly string[] } | { readonly pid: number };
 
-/** The running kernel, until the command ends where there is one. */
+/** The running kernel, until the command or the process ends where there is one. */
 export interface KernelWhat {
-  readonly kernel: { readonly way?: Way; readonly maxLinks?: number };
+  readonly kernel: {
+    readonly way?: Way;
+    readonly maxLinks?: number;
+    /** Only calls of this process. */
+    readonly pid?: number;
+  };
   readonly command?: readonly string[];
 }
 
@@ -34,8 +42,7 @@ export type What = ProcessWhat | KernelWhat;
 
 /** Takes `-p` or the command, exactly one. Throws EINVAL. */
 export function processToTrace(pid: number | undefined, command: readonly string[] | undefined): ProcessWhat {
-  if (pid !== undefined && command !== undefined)
-    throw new BpfError('EINVAL', 'both -p and a command after -- are given; give one of them');
+  if (pid !== undefined && command !== undefined) throw notBoth();
   if (pid !== undefined) return { pid };
   if (command === undefined || command.length === 0)
     throw new BpfError(
@@ -43,6 +50,10 @@ export function processToTrace(pid: number | undefined, command: readonly string
       "nothing to trace: give a running process with -p PID, or a command after --; 'kernel:FUNCTION' traces the kernel",
     );
   return { command };
+}
+
+function notBoth(): BpfError {
+  return new BpfError('EINVAL', 'both -p and a command after -- are given; give one of them');
 }
 
 /** Whether some selector is of the kernel, so that all are. */
@@ -74,16 +85,13 @@ export function whatToTrace(
       );
     return processToTrace(pid, command);
   }
-  if (pid !== undefined)
-    throw new BpfError(
-      'EINVAL',
-      '-p is for functions of a process, and these are of the kernel, which is traced for all processes; leave it out, or name threads with --tid where the command has it',
-    );
+  if (pid !== undefined && command !== undefined) throw notBoth();
   if (command?.length === 0) throw new BpfError('EINVAL', 'there is no command after --');
   return {
     kernel: {
       ...(way === undefined ? {} : { way }),
       ...(maxLinks === undefined ? {} : { maxLinks }),
+      ...(pid === undefined ? {} : { pid }),
     },
     ...(command === undefined ? {} : { command }),
   };
@@ -91,6 +99,19 @@ export function whatToTrace(
 
 export function isKernel(what: What): what is KernelWhat {
   return 'kernel' in what;
+}
+
+/** Whose calls of the kernel's functions are wanted. A process that is traced itself has no others. */
+export function threadsOf(what: What): ThreadChoice {
+  return isKernel(what) && what.kernel.pid !== undefined ? { pid: what.kernel.pid } : {};
+}
+
+/** `/proc/self/ns/pid` of processes that are in no container. */
+const FIRST_PID_NAMESPACE = 'pid:[4026531836]';
+
+/** Processes have the same numbers here as in the kernel's programs. */
+export function numberedByKernel(): boolean {
+  return readlinkSync('/proc/self/ns/pid') === FIRST_PID_NAMESPACE;
 }
 
 export interface OpenOptions {
@@ -108,14 +129,24 @@ export async function openSession(
 ): Promise<TracingSession> {
   const stdout = options.stdout === undefined ? {} : { stdout: options.stdout };
   if (isKernel(what)) {
+    if (what.kernel.pid !== undefined && !numberedByKernel())
+      throw new BpfError(
+        'EOPNOTSUPP',
+        '-p needs the numbers that the kernel itself gives to processes, and in this container they have others; run multitrace outside of it, or trace all processes',
+      );
     const { KernelSession } = await import('../kernel/linux/session.js');
     const { LinuxKernel } = await import('../kernel/linux/machine.js');
-    const kernel = new LinuxKernel({ ...what.kernel, progress: note });
+    const { pid, ...how } = what.kernel;
+    const kernel = new LinuxKernel({ ...how, progress: note });
     // What is wrong with the command line is told first.
     if (what.command !== undefined) resolveCommand(what.command[0], process.env);
+    if (pid !== undefined) openProcess(pid);
     options.before?.(kernel);
     try {
-      return KernelSession.start(kernel, what.command, tool, stdout);
+      return KernelSession.start(kernel, what.command, tool, {
+        ...stdout,
+        ...(pid === undefined ? {} : { pid }),
+      });
     } catch (cause) {
       throw await whyNot(cause);
     }

@@ -127,22 +127,20 @@ function whatToRun(
       'EINVAL',
       `program ${inside[0].name} is for the kernel, and ${outside[0].name} names no module of it; say with --machine which machine all are for, or run them apart`,
     );
-  if (
-    options.allowModify !== undefined &&
-    meansKernel(
-      options,
-      inside.flatMap(({ selectors }) => selectors),
-    )
-  )
-    throw new BpfError(
-      'EINVAL',
-      '--allow-modify is for processes; the kernel itself says which of its functions may be changed',
-    );
-  return whatToTrace(
-    options,
-    command,
-    inside.flatMap(({ selectors }) => selectors),
-  );
+  const selectors = inside.flatMap(one => one.selectors);
+  if (meansKernel(options, selectors)) {
+    if (options.allowModify !== undefined)
+      throw new BpfError(
+        'EINVAL',
+        '--allow-modify is for processes; the kernel itself says which of its functions may be changed',
+      );
+    if (options.pid !== undefined)
+      throw new BpfError(
+        'EINVAL',
+        '-p is for functions of a process; programs of the kernel say themselves whose calls they want (bpf_get_current_pid_tgid)',
+      );
+  }
+  return whatToTrace(options, command, selectors);
 }
 
 /** A refusal is no bad usage, whatever its number; what the verifier wrote comes before it, where it was asked for. */

@@ -177,7 +177,8 @@ export async function followSession<A extends Attachment>(
   tool.stop = () => session.stop();
   const over = stopOnSignals(session, options.duration);
   if (!options.json && !('command' in what)) {
-    const where = isKernel(what) ? `the kernel ${byWays(tool.ways)}` : `process ${what.pid}`;
+    const whose = isKernel(what) && what.kernel.pid !== undefined ? ` for process ${what.kernel.pid}` : '';
+    const where = isKernel(what) ? `the kernel ${byWays(tool.ways)}${whose}` : `process ${what.pid}`;
     note(
       `${doing} ${grouped(tool.attached)} of ${grouped(tool.matched)} functions of ${where}${options.duration === undefined ? ', Ctrl-C ends' : ''}`,
     );

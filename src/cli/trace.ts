@@ -2,7 +2,6 @@
  * `multitrace trace`: live trees of calls, with arguments, results and durations.
  */
 
-import { readlinkSync } from 'node:fs';
 import { isatty } from 'node:tty';
 import type { Kernel } from '../kernel/kernel.js';
 import { SelectorSet } from '../process/symbols/selector.js';
@@ -19,7 +18,7 @@ import { kernelStack, stacksOf } from '../tools/trace/stacks.js';
 import { ThreadNames, threadRuns } from '../tools/trace/thread_names.js';
 import { Tracer, type TracerOptions } from '../tools/trace/tracer.js';
 import { toJson } from './json.js';
-import { isKernel, type What } from './machine.js';
+import { isKernel, numberedByKernel, threadsOf, type What } from './machine.js';
 import { EXIT_FAILURE } from './options.js';
 import { grouped, note, print } from './output.js';
 import {
@@ -181,7 +180,12 @@ export async function trace(
   const tracerOptions: TracerOptions = {
     selectors: SelectorSet.parse(traced),
     ...(options.entry === undefined ? {} : { roots: SelectorSet.parse(options.entry) }),
-    tids: options.tid === undefined ? [] : parseTids(options.tid),
+    threads: {
+      ...threadsOf(what),
+      ...(options.tid === undefined ? {} : { tids: parseTids(options.tid) }),
+      // Our own calls come of our reading what others called, without an end.
+      ...(isKernel(what) && numberedByKernel() ? { exceptPid: process.pid } : {}),
+    },
     ...(isKernel(what) ? await kernelOptions() : {}),
   };
   const names = new ThreadNames();
@@ -217,17 +221,11 @@ export async function trace(
   return status === 0 ? EXIT_FAILURE : status;
 }
 
-/** `/proc/self/ns/pid` of processes that are in no container: their numbers are the kernel's. */
-const FIRST_PID_NAMESPACE = 'pid:[4026531836]';
-
 async function kernelOptions(): Promise<Partial<TracerOptions>> {
   const { KernelFeatures } = await import('../kernel/linux/features.js');
-  const numbered = readlinkSync('/proc/self/ns/pid') === FIRST_PID_NAMESPACE;
   return {
     ofKernel: true,
     readsKernel: new KernelFeatures().has('kernel_memory'),
-    // Our own calls come of our reading what others called, without an end.
-    ...(numbered ? { exceptPid: process.pid } : {}),
   };
 }
 

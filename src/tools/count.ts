@@ -3,7 +3,7 @@
  * atomically so that threads that call the same function lose nothing.
  */
 
-import { ProgramBuilder, R0, R1, R2, R10 } from '../bpf/builder.js';
+import { ProgramBuilder, R0, R1, R2, R6, R10 } from '../bpf/builder.js';
 import { HELPER } from '../bpf/helpers.js';
 import type { BpfInsn } from '../bpf/instruction.js';
 import { MAP_TYPE } from '../bpf/map_type.js';
@@ -11,6 +11,7 @@ import type { BpfMap, Kernel, SkippedFunction, TargetFunction, TracingMultiLink 
 import type { SelectorSet } from '../process/symbols/selector.js';
 import { LICENSE } from './license.js';
 import { FunctionSlots } from './targets.js';
+import { choosesThreads, emitChoice, type ThreadChoice } from './thread_choice.js';
 
 /** Slots of the map for functions of libraries that are loaded later. Memory of slots that nobody touches costs nothing. */
 const LATER_FUNCTIONS = 1 << 17;
@@ -18,15 +19,24 @@ const KEY_BYTES = 4;
 const VALUE_BYTES = 8;
 
 /**
- * The program:
+ * The program, where every thread's calls count:
  *
  *     slot = counts[bpf_get_attach_cookie()];
  *     if (slot) __sync_fetch_and_add(slot, 1);
  *     return result;
  */
-export function countProgram(counts: { readonly id: number }, result = 0): BpfInsn[] {
+export function countProgram(
+  counts: { readonly id: number },
+  result = 0,
+  threads: ThreadChoice = {},
+): BpfInsn[] {
   const b = new ProgramBuilder();
   const out = b.label();
+  if (choosesThreads(threads)) {
+    b.mov(R6, R1);
+    emitChoice(b, threads, out);
+    b.mov(R1, R6);
+  }
   b.call(HELPER.get_attach_cookie);
   b.store(4, R10, -4, R0);
   b.mov(R2, R10);
@@ -58,9 +68,14 @@ export class Counter {
 
   /**
    * Loads the program and attaches it to what matches now; throws only where that is impossible as a whole.
-   * `attaching` is told how many functions there are, before.
+   * `attaching` is told how many functions there are, before; `threads`: whose calls count.
    */
-  constructor(kernel: Kernel, selectors: SelectorSet, attaching: (functions: number) => void = () => {}) {
+  constructor(
+    kernel: Kernel,
+    selectors: SelectorSet,
+    attaching: (functions: number) => void = () => {},
+    threads: ThreadChoice = {},
+  ) {
     const now = kernel.functions(selectors);
     this.#map = kernel.mapCreate({
       type: MAP_TYPE.ARRAY,
@@ -74,7 +89,7 @@ export class Counter {
       attachType: 'fentry',
       multi: true,
       license: LICENSE,
-      insns: countProgram(this.#map),
+      insns: countProgram(this.#map, 0, threads),
       maps: [this.#map],
     });
     this.#slots = new FunctionSlots(this.#map.maxEntries);

@@ -11,6 +11,8 @@ import { kernels } from './kernels.js';
 const ALL = process.env.MULTITRACE_VM === 'all';
 const TRACEFS = '/sys/kernel/tracing';
 const OBJECT = '/tmp/vfs.bpf.o';
+/** Files that a process opens while it is traced. */
+const OPENS = 200;
 /** What `features` says of a kernel, as it was checked by hand. */
 const MISSING: Readonly<Record<string, readonly string[]>> = {
   newest: [],
@@ -115,6 +117,44 @@ for (const kernel of kernels()) {
       expect(done.stderr).toMatch(/functions of the kernel counted by .* \(attached in \d+ ms\)/);
       expect(done.stderr).not.toMatch(/stood still/);
       await expectUntraced();
+    });
+
+    it.each(ALL ? ['count', 'latency', 'trace'] : ['count'])(
+      '%s -p sees the calls of one process alone, and ends with it',
+      async command => {
+        // Opened by the shell itself; the other process does the same, for longer.
+        const opens = (times: number) =>
+          `read go; i=0; while [ $i -lt ${times} ]; do : < /proc/version; i=$((i+1)); done`;
+        const shell = (times: number) =>
+          guest.spawn(['/bin/busybox', 'sh', '-c', opens(times)], { keepInput: true });
+        const [mine, other] = [await shell(OPENS), await shell(100 * OPENS)];
+        const tracing = await guest.spawn([
+          ...['node', '--min-semi-space-size=16', '/app/bin/multitrace', command],
+          ...['kernel:do_sys_openat2', '-p', `${mine.pid}`],
+        ]);
+        await tracing.expectOutput(
+          new RegExp(`functions of the kernel by .* for process ${mine.pid}, Ctrl-C ends`),
+          'stderr',
+          100_000,
+        );
+        other.say('go');
+        mine.say('go');
+        expect((await mine.waitForEnd()).status).toBe(0);
+        const done = await tracing.waitForEnd();
+        await other.kill('SIGKILL');
+        expect(done.status, told(done)).toBe(0);
+        if (command === 'trace') {
+          expect(done.stdout.match(/do_sys_openat2/g), told(done)).toHaveLength(OPENS);
+          expect(done.stdout).not.toContain(`${other.pid}`);
+        } else expect(done.stdout).toMatch(new RegExp(`^ *${OPENS} .*do_sys_openat2 +kernel$`, 'm'));
+        await expectUntraced();
+      },
+    );
+
+    it('-p of no process is told', async () => {
+      const done = await guest.multitrace(['count', 'kernel:vfs_*', '-p', '2000000']);
+      expect(done.status, told(done)).toBe(1);
+      expect(done.stderr).toBe('multitrace: there is no process 2000000; see `ps -e` for those that run\n');
     });
 
     it('trace shows trees with arguments, texts and results', async () => {

@@ -1,10 +1,12 @@
 /**
  * The running kernel from the moment when a tool is attached to it to the end of tracing: until it is stopped, or until a
- * command ends, which is started once everything is attached. The command is an ordinary child: nothing is traced in it.
+ * command ends, which is started once everything is attached, or a process that is watched. The command is an ordinary
+ * child: nothing is traced in it.
  */
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { constants } from 'node:os';
+import { EndWatch } from '../../process/end_watch.js';
 import type { ExitStatus } from '../../process/process.js';
 import { resolveCommand } from '../../process/spawn.js';
 import { BpfError } from '../errno.js';
@@ -14,7 +16,12 @@ import type { LinuxKernel } from './machine.js';
 export interface KernelSessionOptions {
   /** Our file descriptor that becomes the command's standard output; its own (ours) where left out. */
   readonly stdout?: number;
+  /** The session ends with this process. */
+  readonly pid?: number;
 }
+
+/** A process is looked at so often, ms. */
+const LOOK_MS = 100;
 
 export class KernelSession implements TracingSession {
   readonly machine = 'kernel';
@@ -22,15 +29,23 @@ export class KernelSession implements TracingSession {
   readonly #kernel: LinuxKernel;
   readonly #tool: SessionTool;
   #command: ChildProcess | undefined;
+  readonly #watched: { readonly pid: number; readonly watch: EndWatch } | undefined;
   /** Nothing else keeps node running where there is no command. */
-  readonly #alive = setInterval(() => {}, 1 << 30);
+  readonly #alive: NodeJS.Timeout;
   #over = false;
   #resolve!: (end: SessionEnd) => void;
   #reject!: (cause: unknown) => void;
 
-  private constructor(kernel: LinuxKernel, tool: SessionTool) {
+  private constructor(kernel: LinuxKernel, tool: SessionTool, pid: number | undefined) {
     this.#kernel = kernel;
     this.#tool = tool;
+    this.#watched = pid === undefined ? undefined : { pid, watch: new EndWatch(pid) };
+    this.#alive = setInterval(
+      () => {
+        if (this.#watched?.watch.ended) this.#finish({ kind: 'ended', exit: undefined });
+      },
+      this.#watched === undefined ? 1 << 30 : LOOK_MS,
+    );
     this.end = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
@@ -50,7 +65,7 @@ export class KernelSession implements TracingSession {
     options: KernelSessionOptions = {},
   ): KernelSession {
     const path = command && resolveCommand(command[0], process.env);
-    const session = new KernelSession(kernel, tool);
+    const session = new KernelSession(kernel, tool, options.pid);
     try {
       tool.opened(kernel);
     } catch (cause) {
@@ -75,7 +90,7 @@ export class KernelSession implements TracingSession {
   }
 
   get pid(): number | undefined {
-    return this.#command?.pid;
+    return this.#command?.pid ?? this.#watched?.pid;
   }
 
   get commandRuns(): boolean {
@@ -94,6 +109,7 @@ export class KernelSession implements TracingSession {
   #end(): void {
     this.#over = true;
     clearInterval(this.#alive);
+    this.#watched?.watch[Symbol.dispose]();
   }
 
   #finish(end: SessionEnd): void {

@@ -50,7 +50,7 @@ export function measureOverhead(): Overhead | undefined {
 /** Whoever called ends the process: there is nothing to put back in it. */
 function measure(child: TracedProcess): Overhead | undefined {
   const kernel = new ProcessKernel(child);
-  const latency = new Latency(kernel, SelectorSet.parse([TRACED]), { tids: [] });
+  const latency = new Latency(kernel, SelectorSet.parse([TRACED]), {});
   child.resumeAll();
   const until = performance.now() + LIMIT_MS;
   const word = (at: number): number => Number(child.readWord(RESULTS.address + BigInt(at)));

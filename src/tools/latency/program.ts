@@ -10,6 +10,7 @@ import type { BpfInsn } from '../../bpf/instruction.js';
 import { KFUNC } from '../../bpf/kfuncs.js';
 import type { Operator, ResultFilter } from '../filters.js';
 import type { ResultSize } from '../signature.js';
+import { emitChoice, type ThreadChoice } from '../thread_choice.js';
 import { BUCKETS, MAX_BITS, SUB_BITS } from './histogram.js';
 
 /** A function's value in the first map; bytes. */
@@ -23,8 +24,8 @@ export interface LatencyMaps {
 }
 
 export interface LatencyFilters {
-  /** All threads where empty. */
-  readonly tids: readonly number[];
+  /** Whose calls. */
+  readonly threads?: ThreadChoice;
   /** Shorter calls do not count, ns. */
   readonly minDuration?: number;
   readonly result?: ResultFilter;
@@ -60,14 +61,7 @@ export function latencyProgram(maps: LatencyMaps, filters: LatencyFilters): BpfI
   b.mov(R6, R1);
   b.callKfunc(KFUNC.bpf_session_is_return);
   b.jump('ne', R0, 0, returned);
-  if (filters.tids.length > 0) {
-    const wanted = b.label();
-    b.call(HELPER.get_current_pid_tgid);
-    b.mov32(R1, R0);
-    for (const tid of filters.tids) b.jump32('eq', R1, tid, wanted);
-    b.goto(out);
-    b.bind(wanted);
-  }
+  emitChoice(b, filters.threads ?? {}, out);
   b.mov(R1, R6);
   b.callKfunc(KFUNC.bpf_session_cookie);
   b.mov(R7, R0);

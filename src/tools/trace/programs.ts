@@ -10,6 +10,7 @@ import { ProgramBuilder, type ProgramLabel, R0, R1, R2, R3, R6, R7, R8, R9, R10 
 import { HELPER } from '../../bpf/helpers.js';
 import type { BpfInsn } from '../../bpf/instruction.js';
 import { KFUNC } from '../../bpf/kfuncs.js';
+import { emitThread, type ThreadOptions } from '../thread_choice.js';
 import { LOST, type TraceMaps } from './maps.js';
 import {
   COOKIE,
@@ -22,7 +23,6 @@ import {
   RETURNED_TEXT,
   TEXT_BYTES,
 } from './records.js';
-import { emitThread, type ThreadOptions } from './thread_choice.js';
 import { emitRoot, emitRootReturned, ROOT_STACK } from './tree_roots.js';
 
 export interface TraceProgramOptions extends ThreadOptions {
@@ -176,7 +176,7 @@ function emitReturned(
   b.call(HELPER.ktime_get_ns);
   b.store(8, R10, STACK.word, R0);
   // A call whose entry was written is of a thread that is wanted.
-  emitThread(b, { ids, tids: [] }, out);
+  emitThread(b, { ids }, out);
   b.mov(R1, R6);
   b.callKfunc(KFUNC.bpf_session_frame);
   b.mov(R8, R0);

@@ -16,10 +16,10 @@ import type {
 import { SelectorSet } from '../../process/symbols/selector.js';
 import { LICENSE } from '../license.js';
 import { FunctionSlots } from '../targets.js';
+import { type ThreadChoice, threadIdProgram } from '../thread_choice.js';
 import { LOST, type TraceMaps } from './maps.js';
 import { traceProgram } from './programs.js';
 import { decodeRecord, FEW_WORDS, MANY_WORDS, makeCookie, type TraceEvent } from './records.js';
-import { threadIdProgram } from './thread_choice.js';
 import { describeFunction, type TracedFunction } from './traced_function.js';
 import { longjmpProgram, unwindProgram } from './unwind_programs.js';
 
@@ -36,14 +36,12 @@ export interface TracerOptions {
   readonly selectors: SelectorSet;
   /** Functions that trees may begin at; any where left out. */
   readonly roots?: SelectorSet;
-  /** All where empty. */
-  readonly tids: readonly number[];
+  /** Whose calls. */
+  readonly threads: ThreadChoice;
   /** The running kernel is traced, whose threads leave no frames by a jump. */
   readonly ofKernel?: boolean;
   /** Texts may be in the kernel's memory. */
   readonly readsKernel?: boolean;
-  /** A process whose own calls are left out. */
-  readonly exceptPid?: number;
 }
 
 /** A form of the session program: how many words it writes, and whether it reads texts. */
@@ -131,7 +129,11 @@ export class Tracer {
         .free();
       return true;
     } catch (cause) {
-      if (!(cause instanceof BpfError) || cause.code !== 'EOPNOTSUPP' || this.#options.tids.length > 0)
+      if (
+        !(cause instanceof BpfError) ||
+        cause.code !== 'EOPNOTSUPP' ||
+        (this.#options.threads.tids ?? []).length > 0
+      )
         throw cause;
       return false;
     }
@@ -252,12 +254,12 @@ export class Tracer {
       else list.push({ target, cookie });
     }
     const ids = this.#ids;
-    const { tids, exceptPid, ofKernel = false, readsKernel = false } = this.#options;
+    const { threads, ofKernel = false, readsKernel = false } = this.#options;
     for (const [form, targets] of wanted)
       this.#join(this.#traced, form.name, targets, () => ({
         attachType: 'fsession',
         argumentWords: form.words,
-        insns: traceProgram(this.#maps, { ...form, ids, tids, exceptPid, readsKernel }),
+        insns: traceProgram(this.#maps, { ...form, ...threads, ids, readsKernel }),
       }));
     if (!ofKernel) this.#watchUnwinding();
   }
@@ -286,7 +288,7 @@ export class Tracer {
   /** Watches the functions by which frames are left, as soon as any function is traced. */
   #watchUnwinding(): void {
     if (this.#links(this.#traced).every(link => link.targets.length === 0)) return;
-    const threads = { ids: this.#ids, tids: this.#options.tids };
+    const threads = { ...this.#options.threads, ids: this.#ids };
     for (const [name, selectors, insns] of [
       ['longjmp', LONGJMP, longjmpProgram(this.#maps, threads)],
       ['unwind', SET_IP, unwindProgram(this.#maps, threads)],

@@ -5,9 +5,9 @@
 import { ProgramBuilder, type ProgramLabel, R0, R1, R2, R3, R6, R7, R8, R9, R10 } from '../../bpf/builder.js';
 import { HELPER } from '../../bpf/helpers.js';
 import type { BpfInsn } from '../../bpf/instruction.js';
+import { emitThread, type ThreadOptions } from '../thread_choice.js';
 import type { TraceMaps } from './maps.js';
 import { UNWOUND } from './records.js';
-import { emitThread, type ThreadOptions } from './thread_choice.js';
 
 /** Where the CFA is read to. */
 const WORD = -8;
