@@ -66,6 +66,15 @@ for (const kernel of kernels()) {
       expect((await guest.run(['ps'])).stdout).not.toContain('sleep 1000');
     });
 
+    it('hears the end of a program that has ended before its start is heard of', async () => {
+      for (let i = 0; i < 5; i++) {
+        const ended = guest.run(['echo', 'here'], { timeoutMs: 20_000 });
+        // All that the guest says meanwhile comes at once.
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 400);
+        expect(await ended).toMatchObject({ status: 0, stdout: 'here\n' });
+      }
+    });
+
     it('talks to a program that runs in the background, and signals it', async () => {
       const echo = await guest.spawn(
         ['sh', '-c', 'trap "echo trapped; exit 3" USR1; while read l; do echo "<$l>"; done'],

@@ -31,14 +31,21 @@ const ARCHIVE_FD = 4;
 /** `panic=-1` with qemu's -no-reboot: a panic ends qemu at once. An oops is one too: nothing after it can be trusted. */
 const COMMAND_LINE =
   'console=ttyS0 quiet no_timer_check panic=-1 oops=panic mitigations=off tsc=reliable nokaslr random.trust_cpu=on';
+/** The agent answers at once, however long what it starts takes: if not by then, the guest hangs. */
+const ANSWER_MS = 90_000;
 /** Lines of the kernel's log that no test may cause. */
 const COMPLAINT =
   /BUG:|WARNING:|Oops|general protection|Call Trace|UBSAN|KASAN|lockdep|RCU.*stall|rcu:.*stall/;
 
 /** What a request without its `id` is. */
 type Asked = Request extends infer R ? (R extends unknown ? Omit<R, 'id'> : never) : never;
+interface Answer {
+  /** What was started: it may have ended by the time that the answer is looked at. */
+  readonly started: GuestProcess | undefined;
+  readonly bytes: Buffer;
+}
 interface Waiting {
-  readonly resolve: (answer: { pid: number; bytes: Buffer }) => void;
+  readonly resolve: (answer: Answer) => void;
   readonly reject: (error: Error) => void;
 }
 
@@ -133,13 +140,13 @@ export class Guest {
 
   /** Starts a program that runs while the test talks to it. */
   async spawn(argv: readonly string[], options: Omit<RunOptions, 'timeoutMs'> = {}): Promise<GuestProcess> {
-    const { pid } = await this.ask({
+    const { started } = await this.ask({
       op: 'spawn',
       argv,
       ...(options.env === undefined ? {} : { env: options.env }),
       ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     });
-    const started = this.processOf(pid);
+    if (started === undefined) throw new Error(`in the guest: ${argv[0]} was started, but has no number`);
     started.begin(argv);
     if (options.keepInput !== true) started.write(options.input ?? '', true);
     else if (options.input !== undefined) started.write(options.input, false);
@@ -223,11 +230,25 @@ export class Guest {
     await this.ended;
   }
 
-  private ask(request: Asked, bytes?: Uint8Array): Promise<{ pid: number; bytes: Buffer }> {
+  private ask(request: Asked, bytes?: Uint8Array): Promise<Answer> {
     if (this.over) return Promise.reject(this.endedError());
     const id = this.nextId++;
     return new Promise((resolve, reject) => {
-      this.waiting.set(id, { resolve, reject });
+      const late = setTimeout(() => {
+        this.waiting.delete(id);
+        const sentence = `the ${this.kernel.name} kernel's agent did not answer '${request.op}' in ${ANSWER_MS} ms`;
+        reject(new Error(`${sentence}\n${this.lastLines()}`));
+      }, ANSWER_MS);
+      this.waiting.set(id, {
+        resolve: answer => {
+          clearTimeout(late);
+          resolve(answer);
+        },
+        reject: error => {
+          clearTimeout(late);
+          reject(error);
+        },
+      });
       this.commands.write(encodeFrame({ ...request, id } as Request, bytes));
     });
   }
@@ -250,10 +271,13 @@ export class Guest {
         this.whenReady();
         break;
       case 'answer': {
-        const waiting = this.waiting.get(message.id)!;
+        const waiting = this.waiting.get(message.id);
         this.waiting.delete(message.id);
-        if (message.error !== undefined) waiting.reject(new Error(`in the guest: ${message.error}`));
-        else waiting.resolve({ pid: message.pid ?? 0, bytes });
+        if (message.error !== undefined) waiting?.reject(new Error(`in the guest: ${message.error}`));
+        else {
+          const started = message.pid === undefined ? undefined : this.processOf(message.pid);
+          waiting?.resolve({ started, bytes });
+        }
         break;
       }
       case 'output':

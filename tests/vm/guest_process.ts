@@ -23,6 +23,9 @@ export interface GuestRun {
   readonly durationMs: number;
 }
 
+/** A process that was killed is gone by then. */
+const GRACE_MS = 10_000;
+
 interface Agent {
   write(bytes: Uint8Array, end: boolean): void;
   kill(signal: string, group: boolean): Promise<void>;
@@ -73,17 +76,23 @@ export class GuestProcess {
 
   /** Waits for the end. After `timeoutMs` it is killed with all that it started, and this rejects. */
   async waitForEnd(timeoutMs = 120_000): Promise<GuestRun> {
-    let timedOut = false;
-    const timer = setTimeout(() => {
-      timedOut = true;
-      this.agent.kill('SIGKILL', true).catch(() => {});
-    }, timeoutMs);
+    const timers: NodeJS.Timeout[] = [];
+    const late = new Promise<'late'>(resolve => {
+      const kill = (): void => {
+        this.agent.kill('SIGKILL', true).catch(() => {});
+        // It is gone at once, or else the guest hangs.
+        const gone = () => resolve('late');
+        void this.ended.then(gone, gone);
+        timers.push(setTimeout(gone, GRACE_MS));
+      };
+      timers.push(setTimeout(kill, timeoutMs));
+    });
     try {
-      const run = await this.ended;
-      if (!timedOut) return run;
+      const run = await Promise.race([late, this.ended]);
+      if (run !== 'late' && timers.length === 1) return run;
       throw new Error(`in the guest: still running after ${timeoutMs} ms: ${this.said()}`);
     } finally {
-      clearTimeout(timer);
+      for (const timer of timers) clearTimeout(timer);
     }
   }
 
