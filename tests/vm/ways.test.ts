@@ -76,6 +76,14 @@ for (const kernel of kernels()) {
         expect(line(way, 'session')).toMatchObject({ words: ['5', '4', '15', '1000'], sameFrame: true });
       });
 
+      test('a call that finds no place for what its entry hands on is missed, and counted', () => {
+        const full = line(way, 'full');
+        // What the kernel hands on itself needs no table.
+        if (way === 'tracing_multi') expect(full).toMatchObject({ table: false });
+        else if (full.table === false) expect(kernel.name).toBe('newest');
+        else expect(full).toMatchObject({ table: true, entered: true, result: '0', missed: '1', after: '1' });
+      });
+
       test('a program for functions of any prototype has their arguments and results in words', () => {
         const { words } = line(way, 'words') as unknown as { words: string[] };
         expect([...words.slice(0, 2), words[6], words[8]]).toEqual(['2', '3', '5', '1001']);

@@ -11,13 +11,15 @@ import type { LinuxMap } from './map.js';
 export class SavedCalls {
   readonly #host: LinuxHost;
   #map: LinuxMap | undefined;
+  #lostAt = 0;
 
   constructor(host: LinuxHost) {
     this.#host = host;
   }
 
   /** Made when a program first needs it; the programs of a link need the same. */
-  map({ valueSize, entries }: SavedState): LinuxMap {
+  map({ valueSize, entries, lost }: SavedState): LinuxMap {
+    this.#lostAt = lost;
     this.#map ??= this.#host.mapCreate({
       type: MAP_TYPE.ARRAY,
       name: 'calls',
@@ -26,6 +28,13 @@ export class SavedCalls {
       maxEntries: entries,
     });
     return this.#map;
+  }
+
+  /** Calls that found no place, whose returns were not seen. */
+  get lost(): bigint {
+    const key = new Uint8Array(Uint32Array.of(this.#lostAt).buffer);
+    const value = this.#map?.lookup(key);
+    return value === undefined ? 0n : new DataView(value.buffer, value.byteOffset).getBigUint64(0, true);
   }
 
   close(): void {

@@ -21,6 +21,7 @@ import type {
 } from '../../../src/kernel/kernel.js';
 import { Attr, bpf } from '../../../src/kernel/linux/bpf.js';
 import { LinuxKernel } from '../../../src/kernel/linux/machine.js';
+import type { LinuxMap } from '../../../src/kernel/linux/map.js';
 import { SelectorSet } from '../../../src/process/symbols/selector.js';
 import { Counter } from '../../../src/tools/count.js';
 
@@ -111,6 +112,9 @@ function descriptors(): number {
   return readdirSync('/proc/self/fd').length;
 }
 
+/** More maps than a guest ever makes. */
+const MOST_MAPS = 10_000;
+
 function tryWay(way: Way): void {
   const machine = new LinuxKernel({ way });
   const targetsOf = (...names: string[]): LinkTarget[] =>
@@ -168,6 +172,29 @@ function tryWay(way: Way): void {
     link.detach();
     const [handed, argument, result, entered, returned, cookie] = words.read();
     return { words: [handed, argument, result, cookie], sameFrame: entered !== '0' && entered === returned };
+  });
+  test('full', () => {
+    const link = attach('fsession', session(words), targetsOf('bpf_fentry_test3'));
+    // The link's own is the newest.
+    let calls: LinuxMap | undefined;
+    for (let id = 1; id < MOST_MAPS; id++) {
+      const map = machine.map(id);
+      if (map?.name === 'calls') calls = map;
+    }
+    if (calls === undefined) {
+      link.detach();
+      return { table: false };
+    }
+    // Every place is that of some other call; the last entry is no place.
+    const value = Uint8Array.from({ length: calls.valueSize }, (_, i) => (i === 0 ? 1 : 0));
+    for (let i = 0; i < calls.maxEntries - 1; i++)
+      calls.update(new Uint8Array(Uint32Array.of(i).buffer), value);
+    words.map.update(new Uint8Array(4), new Uint8Array(8 * WORDS));
+    callTests();
+    const { missed } = link;
+    link.detach();
+    const [, , result, entered] = words.read();
+    return { table: true, entered: entered !== '0', result, missed, after: link.missed };
   });
   test('words', () => {
     const insns = storeWords(words, 8);

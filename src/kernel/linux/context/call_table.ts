@@ -17,13 +17,15 @@ export const SPREAD = 0x9e37_79b9_7f4a_7c15n;
 /** r8 is by what main knows the call, in all of these. */
 export interface CallTable {
   readonly map: { readonly id: number };
+  /** The entry that counts calls without one. */
+  readonly lost: number;
   /** Of main's context, from its frame pointer. */
   readonly contextAt: number;
   /** Words of arguments that are handed on. */
   readonly words: readonly number[];
 }
 
-/** Takes an entry that is nobody's, or was this call's before; goes to `none` where there is no such. */
+/** Takes an entry that is nobody's, or was this call's before; counts the call and goes to `none` where there is no such. */
 export function emitSave(b: ProgramBuilder, table: CallTable, none: ProgramLabel): void {
   const taken = b.label();
   for (let place = 0; place < PLACES; place++) {
@@ -34,6 +36,10 @@ export function emitSave(b: ProgramBuilder, table: CallTable, none: ProgramLabel
     b.jump('eq', R0, 0, taken);
     b.jump('eq', R0, R8, taken);
   }
+  b.mov(R2, table.lost);
+  emitEntry(b, table, none);
+  b.mov(R1, 1);
+  b.atomicAdd(8, R9, ENTRY.key, R1);
   b.goto(none);
   b.bind(taken);
   b.load(8, R1, R10, table.contextAt + PLACE.cookie);
@@ -65,17 +71,17 @@ export function emitTake(b: ProgramBuilder, { contextAt, words }: CallTable): vo
 }
 
 /** r9 = one of the entries that the call can have. */
-function emitLookUp(
-  b: ProgramBuilder,
-  { map, contextAt }: CallTable,
-  place: number,
-  none: ProgramLabel,
-): void {
+function emitLookUp(b: ProgramBuilder, table: CallTable, place: number, none: ProgramLabel): void {
   b.ldImm64(R1, SPREAD);
   b.mov(R2, R8);
   b.mul(R2, R1);
   b.rsh(R2, 64 - TABLE_BITS);
   if (place > 0) b.xor(R2, place);
+  emitEntry(b, table, none);
+}
+
+/** r9 = the entry of number r2. */
+function emitEntry(b: ProgramBuilder, { map, contextAt }: CallTable, none: ProgramLabel): void {
   b.store(4, R10, contextAt + PLACE.index, R2);
   b.ldMap(R1, map);
   b.mov(R2, R10);

@@ -39,23 +39,34 @@ export interface Call {
 
 /** One kernel, one link: what calls' entries hand on is kept between runs. */
 export class FakeRuns {
-  #table: { readonly valueSize: number; readonly bytes: Uint8Array } | undefined;
+  #table: { readonly valueSize: number; readonly lostAt: number; readonly bytes: Uint8Array } | undefined;
   /** What programs see at `MEMORY`. */
   readonly memory = new Uint8Array(512);
   readonly #view = new DataView(this.memory.buffer);
   readonly #sessions = new Uint8Array(8);
 
   /** The table that programs are given. */
-  set saved({ valueSize, entries }: SavedState) {
-    this.#table ??= { valueSize, bytes: new Uint8Array(valueSize * entries) };
+  set saved({ valueSize, entries, lost }: SavedState) {
+    this.#table ??= { valueSize, lostAt: valueSize * lost, bytes: new Uint8Array(valueSize * entries) };
+  }
+  /** Gives every entry of the table to other calls. */
+  fill(): void {
+    if (this.#table === undefined) return;
+    const { bytes, valueSize, lostAt } = this.#table;
+    for (let at = 0; at < lostAt; at += valueSize) bytes[at] = 1;
+  }
+  /** Calls that found no entry. */
+  get lost(): number {
+    if (this.#table === undefined) return 0;
+    return Number(new DataView(this.#table.bytes.buffer).getBigUint64(this.#table.lostAt, true));
   }
   /** Calls that are in it. */
   get underWay(): number {
     if (this.#table === undefined) return 0;
-    const { bytes, valueSize } = this.#table;
+    const { bytes, valueSize, lostAt } = this.#table;
     const view = new DataView(bytes.buffer);
     let count = 0;
-    for (let at = 0; at < bytes.length; at += valueSize) if (view.getBigUint64(at, true) !== 0n) count++;
+    for (let at = 0; at < lostAt; at += valueSize) if (view.getBigUint64(at, true) !== 0n) count++;
     return count;
   }
 

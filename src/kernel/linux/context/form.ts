@@ -45,6 +45,8 @@ export interface SavedState {
   /** Bytes. */
   readonly valueSize: number;
   readonly entries: number;
+  /** The entry whose first word counts calls that found no other: their return is not seen. */
+  readonly lost: number;
 }
 
 /** A program as the kernel can load it. Maps are named by id, kernel functions by the numbers of `ContextKernel`. */

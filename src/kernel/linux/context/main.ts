@@ -8,7 +8,7 @@
  *
  * At the entry of a call that hands something on to its return, it puts that into a table by the call's frame, unless the
  * program's result is not 0; at the return it takes it out, and does nothing where nothing is there. It takes no lock: what
- * it runs in may be a function that holds one. Of a call that finds no place in the table the return is not seen.
+ * it runs in may be a function that holds one. Of a call that finds no place in the table the return is not seen; it is counted.
  */
 
 import { ProgramBuilder, type ProgramLabel, R0, R1, R2, R3, R6, R7, R8, R10 } from '../../../bpf/builder.js';
@@ -109,9 +109,10 @@ class Main {
 
   #table(): CallTable {
     const { plan, saved } = this.#input;
-    if (saved === undefined)
+    if (saved === undefined || plan.saved === undefined)
       throw new BpfError('EINVAL', 'a session without a table for what its entry hands on');
-    return { map: saved, contextAt: plan.contextAt, words: plan.saved?.words ?? [] };
+    const { lost, words } = plan.saved;
+    return { map: saved, contextAt: plan.contextAt, lost, words };
   }
 
   #entry({ words, result, calls }: RunPlan): void {

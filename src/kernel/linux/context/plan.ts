@@ -18,8 +18,9 @@ import type { ContextUse, RunReads } from './use.js';
 export const PLACE = { index: -32, frame: -24, real: -16, cookie: -8 } as const;
 /** An entry of the table: whose it is (0: nobody's), the session's cookie, words of arguments. */
 export const ENTRY = { key: 0, cookie: 8, words: 16 } as const;
-/** Entries of the table, of which each call can have one of a few. */
+/** Entries of the table, of which each call can have one of a few; behind them is the one that counts calls without one. */
 export const TABLE_BITS = 16;
+const TABLE_ENTRIES = 1 << TABLE_BITS;
 const WORD = 8;
 
 /** What main fills in for one run. */
@@ -100,7 +101,12 @@ export function planContext(program: ContextProgram, use: ContextUse, form: Cont
     entry,
     return: back,
     saved: saves
-      ? { valueSize: ENTRY.words + WORD * kept.length, entries: 1 << TABLE_BITS, words: kept }
+      ? {
+          valueSize: ENTRY.words + WORD * kept.length,
+          entries: TABLE_ENTRIES + 1,
+          lost: TABLE_ENTRIES,
+          words: kept,
+        }
       : undefined,
     contextAt: -WORD * words,
     words,

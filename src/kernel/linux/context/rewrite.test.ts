@@ -164,6 +164,26 @@ describe('rewriteContext', () => {
     expect(runs.underWay).toBe(1);
   });
 
+  test('a call that finds no place among those under way is counted, and its return not seen', () => {
+    const program = { ...base, attachType: 'fexit', insns: reads([0, 6]) } as const;
+    const form = (runs: 'entry' | 'return') => ({ ...REGISTERS, runs, halves: true }) as const;
+    const [entry, back] = (['entry', 'return'] as const).map(
+      at => rewriteContext(program, form(at), KERNEL, { saved: MAP }).insns,
+    );
+    const runs = new FakeRuns();
+    runs.saved = savedState(program, form('entry'))!;
+    const seen = (call: Call): boolean => {
+      runs.memory.fill(0);
+      runs.run(entry, 'pt_regs', 'entry', call);
+      runs.run(back, 'pt_regs', 'return', call);
+      return runs.word(0) !== 0n;
+    };
+    expect([seen(CALL), runs.lost]).toEqual([true, 0]);
+    runs.fill();
+    expect([seen(CALL), runs.lost]).toEqual([false, 1]);
+    expect([seen({ ...CALL, frame: -64n }), runs.lost]).toEqual([false, 2]);
+  });
+
   test('what a kprobe has no helper for is read from registers', () => {
     const p = new ProgramBuilder().ldImm64(R7, MEMORY).mov(R6, R1);
     for (const [i, n] of [1, 7, 9].entries())

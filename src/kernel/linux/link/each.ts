@@ -90,7 +90,8 @@ export class EachLink extends LinuxMultiLink {
   }
 
   get missed(): bigint {
-    return this.#now.ones.reduce((sum, { one }) => sum + missedOf(one), this.#missedBefore);
+    const before = this.#missedBefore + this.#now.saved.lost;
+    return this.#now.ones.reduce((sum, { one }) => sum + missedOf(one), before);
   }
 
   /** Function by function there is the new one before the old one goes; all or nothing. */
@@ -107,8 +108,10 @@ export class EachLink extends LinuxMultiLink {
   }
 
   protected close(): void {
+    const { saved } = this.#now;
     this.#letGo(this.#now);
-    this.#now.saved.close();
+    this.#missedBefore += saved.lost;
+    saved.close();
   }
 
   /** The kernel takes its time for each: longer than for attaching. */

@@ -176,8 +176,8 @@ export class KprobeMultiLink extends LinuxMultiLink {
   }
 }
 
-function missedOf({ parts, links }: Attached): bigint {
-  let missed = 0n;
+function missedOf({ parts, links, saved }: Attached): bigint {
+  let missed = saved.lost;
   for (const { loaded } of parts) missed += progInfo(loaded.fd.number).recursionMisses;
   for (const { fds } of links)
     for (const fd of fds)

@@ -72,7 +72,7 @@ export class PlainLink extends LinuxLink implements TracingLink {
   }
 
   get missed(): bigint {
-    return this.#missedBefore + (this.#one === undefined ? 0n : missedOf(this.#one));
+    return this.#missedBefore + this.#saved.lost + (this.#one === undefined ? 0n : missedOf(this.#one));
   }
 
   /**
@@ -94,6 +94,7 @@ export class PlainLink extends LinuxLink implements TracingLink {
 
   protected close(): void {
     this.#letGo();
+    this.#missedBefore += this.#saved.lost;
     this.#saved.close();
   }
 }
