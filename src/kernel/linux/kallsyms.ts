@@ -189,16 +189,25 @@ export class KernelSymbols {
 
   /** A symbol at exactly this address. */
   at(address: bigint): number | undefined {
+    const index = this.before(address);
+    return index !== undefined && this.address(index) === address ? index : undefined;
+  }
+
+  /** The last symbol that is not behind this address; of several at its place the first. */
+  before(address: bigint): number | undefined {
     if (!this.hasAddresses) return undefined;
     const wanted = Number(address - END);
     let low = 0;
     let high = this.count;
     while (low < high) {
       const middle = (low + high) >>> 1;
-      if (this.#addresses[this.order[middle]] < wanted) low = middle + 1;
+      if (this.#addresses[this.order[middle]] <= wanted) low = middle + 1;
       else high = middle;
     }
-    return low < this.count && this.#addresses[this.order[low]] === wanted ? this.order[low] : undefined;
+    if (low === 0) return undefined;
+    const place = this.#addresses[this.order[low - 1]];
+    while (low > 1 && this.#addresses[this.order[low - 2]] === place) low--;
+    return this.order[low - 1];
   }
 
   #isNamed(index: number, bytes: Uint8Array, start: number, end: number): boolean {
