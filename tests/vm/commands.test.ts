@@ -221,6 +221,16 @@ for (const kernel of kernels()) {
         expect(done.stderr).toContain('wrote 6 of 6');
         await expectUntraced();
       });
+
+      it.runIf(ALL)('run names the functions whose addresses are in maps', async () => {
+        const done = await guest.multitrace([
+          ...['run', OBJECT, '--', '/bin/busybox', 'sh', '-c', 'echo hello > /tmp/hello'],
+        ]);
+        expect(done.status, told(done)).toBe(0);
+        expect(done.stdout).toMatch(/^wrote 6 of 6$/m);
+        expect(done.stdout).toMatch(/kernel:vfs_open/);
+        expect(done.stdout).not.toMatch(/\b1844\d{16}\b/);
+      });
     });
   });
 }
