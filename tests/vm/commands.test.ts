@@ -30,6 +30,7 @@ interface Report {
   readonly matched: number;
   readonly attached: number;
   readonly functions: readonly {
+    readonly module: string;
     readonly function: string;
     readonly count: number;
     readonly calls: number;
@@ -99,6 +100,23 @@ for (const kernel of kernels()) {
       expect(counts.get('vfs_open')).toBeGreaterThanOrEqual(2);
       expect(counts.get('vfs_read')).toBeGreaterThanOrEqual(1);
       expect((await guest.get('/tmp/out')).toString()).toContain('Linux version');
+      await expectUntraced();
+    });
+
+    it('count counts functions of a module with those of the kernel itself', async () => {
+      await guest.run(['/bin/busybox', 'insmod', '/modules/dummy.ko']);
+      // One device, which is asked for its numbers each time.
+      const done = await guest.multitrace([
+        ...['count', 'dummy:*', 'kernel:vfs_read', '--json', '--'],
+        ...['/bin/busybox', 'sh', '-c', 'for i in 1 2 3; do cat /proc/net/dev >&2; done'],
+      ]);
+      expect(done.status, told(done)).toBe(0);
+      const report = JSON.parse(done.stdout) as Report;
+      expect(report.way).toBe(best);
+      expect(report.functions, told(done)).toContainEqual(
+        expect.objectContaining({ module: 'dummy', function: 'dummy_get_stats64', count: 3 }),
+      );
+      expect(report.functions.find(one => one.module === 'kernel')?.count).toBeGreaterThanOrEqual(3);
       await expectUntraced();
     });
 
