@@ -143,7 +143,7 @@ describe.skipIf(noTypes !== undefined)(`the running kernel${noTypes ? ` (${noTyp
   describe('bad usage', () => {
     test('of options is told in a sentence, with status 2', async () => {
       const bad: readonly (readonly [args: readonly string[], about: RegExp])[] = [
-        [['count', 'kernel:tcp_*', '-p', '1'], /-p is for functions of a process/],
+        [['count', 'kernel:tcp_*', '-p', '1', '--', '/bin/true'], /both -p and a command after -- are given/],
         [['count', 'kernel:tcp_*', '--way', 'perhaps'], /--way <way>.*tracing_multi, kprobe_multi, tracing/],
         [['count', 'kernel:tcp_*', '--max-links', '0'], /--max-links/],
         [['count', 'kernel:tcp_*', '--machine', 'moon'], /--machine <machine>.*process, kernel/],
@@ -151,7 +151,7 @@ describe.skipIf(noTypes !== undefined)(`the running kernel${noTypes ? ` (${noTyp
         [['latency', '--max-links', '5', 'main', '--', '/bin/true'], /--max-links is for the kernel/],
         [['list', 'kernel:tcp_*', '--file', '/bin/true'], /leave out --file/],
         [['list', 'kernel:tcp_*', '--', '/bin/true'], /leave out a command/],
-        [['trace', '--machine', 'kernel', 'tcp_*', '-p', '1'], /-p is for functions of a process/],
+        [['list', 'kernel:tcp_*', '-p', '1'], /leave out -p/],
       ];
       for (const [args, about] of bad) {
         const done = await multitrace(args);
