@@ -18,7 +18,7 @@ import {
 } from './support/command.js';
 import { compileTarget } from './support/compile.js';
 import { MULTITRACE } from './support/paths.js';
-import { changedCode, processState, tracerOf, until } from './support/process.js';
+import { changedCode, mappings, processState, tracerOf, until } from './support/process.js';
 import { randomNumbers } from './support/random.js';
 import { parseReport } from './support/report.js';
 import { expectOneSentence } from './support/sentence.js';
@@ -58,6 +58,9 @@ async function attachingMs(): Promise<number> {
   }
   return attaching;
 }
+
+/** What attaches to a process, and ends by itself or by a signal. */
+const STOPPABLE = [['count', '--json'], ['latency'], ['trace', '--max-calls', '10'], ['list']] as const;
 
 /** A number that no process has. */
 function unusedPid(): number {
@@ -470,6 +473,48 @@ describe('our own death', () => {
       if (attached) expect(done.status, describeRun(done)).toBe(5);
     }
   }, 120_000);
+
+  const STOPPED = SOAK ? 300 : 12;
+  test(`Ctrl-C or SIGTERM at any moment, ${STOPPED} times: every byte is as it was`, async ({ skip }) => {
+    skip(lacking !== undefined, lacking);
+    const random = randomNumbers('stopped at any moment');
+    const whole = await attachingMs();
+    const load = new Running('nice', ['-n', '19', compileTarget({ source: 'load.c' })], {
+      keepInput: true,
+      timeoutMs: 600_000,
+    });
+    onTestFinished(() => load.stop());
+    await load.expectOutput(/^pid/);
+    load.say('go');
+    await load.expectOutput(/^going/m);
+    let early = 0;
+    for (let i = 0; i < STOPPED; i++) {
+      const [command, ...more] = STOPPABLE[i % STOPPABLE.length];
+      const tracer = startMultitrace([command, '*:*', '-p', `${load.pid}`, ...more]);
+      onTestFinished(() => tracer.stop());
+      const delay = (0.2 + random()) * whole;
+      await new Promise(resolve => setTimeout(resolve, delay));
+      tracer.child.kill(i % 2 === 0 ? 'SIGINT' : 'SIGTERM');
+      const done = await tracer.ended;
+      const when = `${delay} ms after the start: ${describeRun(done)}`;
+      // Before the process is touched, the signal ends us.
+      if (done.signal !== null) early++;
+      else expect(done.status, when).toBe(0);
+      expect(tracerOf(load.pid), when).toBe(0);
+      expect(changedCode(load.pid).changed, when).toEqual([]);
+      expect(
+        mappings(load.pid).filter(({ path }) => path.includes('multitrace')),
+        when,
+      ).toEqual([]);
+    }
+    load.say('hold');
+    await load.expectOutput(/^held/m);
+    load.child.stdin!.end();
+    const ended = await load.ended;
+    expect(ended.stdout, describeRun(ended)).toMatch(/^checksum ok$/m);
+    console.log(`stopped at any moment: ${early} of ${STOPPED} before the process was touched`);
+    expect(early).toBeLessThan(STOPPED);
+  }, 600_000);
 
   const TIMES = SOAK ? 300 : 6;
   test(`SIGKILL at any moment, ${TIMES} times: the process runs on unharmed`, async ({ skip }) => {

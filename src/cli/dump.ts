@@ -17,6 +17,7 @@ import { listCode } from '../x86/listing.js';
 import type { ProcessWhat } from './machine.js';
 import { applySettings, type ObjectSettings } from './object_settings.js';
 import { note, print } from './output.js';
+import { StopSignals } from './stop_signals.js';
 
 export interface DumpOptions extends ObjectSettings {
   readonly program?: string;
@@ -62,6 +63,8 @@ export async function dump(
     refused: error => note(error.message),
   };
   if (what !== undefined && 'pid' in what) {
+    // It is let go at once, and not by our death.
+    new StopSignals().catch();
     session = Session.attach(what.pid, tool);
     session.stop();
   } else {

@@ -19,6 +19,7 @@ import {
   whatToTrace,
 } from './machine.js';
 import { grouped, note, print, table } from './output.js';
+import { StopSignals } from './stop_signals.js';
 
 export interface ListOptions extends MachineOptions {
   readonly json?: boolean;
@@ -138,7 +139,8 @@ async function listMachine(what: What, selectors: SelectorSet): Promise<TargetCh
     refused: error => note(error.message),
   };
   let session: TracingSession | undefined;
-  session = await openSession(what, tool);
+  // A process is looked at and let go at once.
+  session = await openSession(what, tool, 'pid' in what ? { signals: new StopSignals() } : {});
   if (isKernel(what) || 'pid' in what) session.stop();
   else if (checks !== undefined) session.killCommand();
   await session.end;

@@ -9,6 +9,7 @@ import { resolveCommand } from '../process/spawn.js';
 import { parseSelector } from '../process/symbols/selector.js';
 import type { ThreadChoice } from '../tools/thread_choice.js';
 import { note } from './output.js';
+import type { StopSignals } from './stop_signals.js';
 
 export const MACHINES = ['process', 'kernel'] as const;
 export const WAYS = ['tracing_multi', 'kprobe_multi', 'tracing'] as const satisfies readonly Way[];
@@ -117,6 +118,8 @@ export function numberedByKernel(): boolean {
 export interface OpenOptions {
   /** Our file descriptor that becomes a command's standard output. */
   readonly stdout?: number;
+  /** Caught before a process is touched. Without them a signal ends us, and a command that is being opened with us. */
+  readonly signals?: StopSignals;
   /** The kernel: a look at it before anything is loaded. */
   before?(kernel: Kernel): void;
 }
@@ -152,6 +155,8 @@ export async function openSession(
     }
   }
   const { Session } = await import('../kernel/process/session.js');
+  // The kernel lets go by itself of what somebody attached who is killed; a process would be left patched.
+  options.signals?.catch();
   return 'pid' in what ? Session.attach(what.pid, tool) : Session.start(what.command, tool, stdout);
 }
 

@@ -25,7 +25,7 @@ import { ObjectTool } from './object_tool.js';
 import { EXIT_FAILURE, exitCodeOf, signalName, tell } from './options.js';
 import { grouped, note, print, printError, table } from './output.js';
 import { byWays } from './selector_tool.js';
-import { stopOnSignals } from './session_end.js';
+import { StopSignals } from './stop_signals.js';
 import { type AddressNames, Symbolizer } from './symbolize.js';
 
 export interface RunOptions extends ObjectSettings, MachineOptions {
@@ -68,14 +68,15 @@ export async function run(
     keep: options.json === true,
     note,
   });
+  const signals = new StopSignals();
   let session: TracingSession;
   try {
-    session = await openSession(what, tool, options.json ? { stdout: 2 } : {});
+    session = await openSession(what, tool, { signals, ...(options.json ? { stdout: 2 } : {}) });
   } catch (cause) {
     return tellRefusal(cause, options);
   }
   tool.session = session;
-  const over = stopOnSignals(session, options.duration);
+  const over = signals.follow(session, options.duration);
   if (!options.json && !('command' in what)) {
     const where = isKernel(what)
       ? `the kernel attached ${byWays(tool.ways)}`

@@ -10,7 +10,7 @@ import { SelectorSet } from '../process/symbols/selector.js';
 import { isKernel, openSession, type What } from './machine.js';
 import { EXIT_FAILURE, exitCodeOf, signalName } from './options.js';
 import { grouped, note } from './output.js';
-import { stopOnSignals } from './session_end.js';
+import { StopSignals } from './stop_signals.js';
 
 /** A tool on one machine: a program of a process, or the kernel. */
 export interface Attachment {
@@ -162,7 +162,9 @@ export async function followSession<A extends Attachment>(
   doing: string,
   started: (session: TracingSession) => () => void = () => () => {},
 ): Promise<EndedSession> {
+  const signals = new StopSignals();
   const session = await openSession(what, tool, {
+    signals,
     ...(options.json ? { stdout: 2 } : {}),
     before: kernel => {
       if (kernel.functions(SelectorSet.parse(selectors)).length === 0)
@@ -175,7 +177,7 @@ export async function followSession<A extends Attachment>(
     throw noMatch(selectors, tool.modules, what.pid);
   }
   tool.stop = () => session.stop();
-  const over = stopOnSignals(session, options.duration);
+  const over = signals.follow(session, options.duration);
   if (!options.json && !('command' in what)) {
     const whose = isKernel(what) && what.kernel.pid !== undefined ? ` for process ${what.kernel.pid}` : '';
     const where = isKernel(what) ? `the kernel ${byWays(tool.ways)}${whose}` : `process ${what.pid}`;
