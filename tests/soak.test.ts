@@ -267,7 +267,8 @@ test(
     }
     console.log(`${JSON.stringify(done)}, ${rounds * FUNCTIONS} calls`);
     console.log([start, ...memory].map(m => JSON.stringify(m)).join('\n'));
-    expect(done.attached).toBeGreaterThan(SECONDS / 4);
+    // Some 160 in 20 s where the machine does nothing else.
+    expect(done.attached).toBeGreaterThan(SECONDS / 20);
     console.log(inUse.map(m => JSON.stringify(m)).join('\n'));
     expect(memory.length).toBeGreaterThan(2);
     const [middle, last] = [Math.floor(memory.length / 2), memory.length - 1];
