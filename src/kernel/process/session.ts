@@ -203,6 +203,9 @@ export class Session implements TracingSession {
   stop(): void {
     if (this.#over) return;
     this.#guard(() => {
+      // A command that the same Ctrl-C ended has a status of its own.
+      if (this.process.isChild && !this.process.alive()) this.#look();
+      if (this.#over) return;
       this.#leave();
       this.#finish();
       this.process.release();
