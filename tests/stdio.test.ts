@@ -12,6 +12,7 @@ import { compileTarget } from './support/compile.js';
 import { MULTITRACE, ROOT } from './support/paths.js';
 import { changedCode, processState, until } from './support/process.js';
 import { countCommand, countOf, parseReport } from './support/report.js';
+import { expectClean } from './support/rounds.js';
 import { missingCommand, SOAK } from './support/skip.js';
 
 const lacking = missingCommand('gcc');
@@ -132,6 +133,29 @@ describe.skipIf(lacking)('streams', () => {
     expect(done.stderr).not.toMatch(/EPIPE|^ +at /m);
   });
 
+  test.each([
+    ['count', ['tick', '--interval', '0.1']],
+    ['trace', ['tick']],
+    ['latency', ['tick', '--interval', '0.1']],
+  ])('%s ends when nobody reads what it says of a process', async (command, args) => {
+    const program = new Running(behaves(), ['wait']);
+    onTestFinished(() => program.stop());
+    await program.expectOutput(/ready/);
+    const tool = [process.execPath, MULTITRACE, command, ...args, '-p', `${program.pid}`];
+    const read = await run('sh', ['-c', `"$@" | head -n 3`, 'sh', ...tool], { timeoutMs: 30_000 });
+    expect(read.stdout.split('\n').length, describeRun(read)).toBe(4);
+    expect(read.stderr).not.toMatch(/can't be written|internal error|^ +at /m);
+    expectClean(program.pid);
+    const full = await run('sh', ['-c', `"$@" > /dev/full`, 'sh', ...tool], { timeoutMs: 30_000 });
+    expect(full.status, describeRun(full)).toBe(1);
+    expect(full.stderr.match(/^multitrace: standard output can't be written to: ENOSPC.*$/gm)).toHaveLength(
+      1,
+    );
+    expect(full.stderr).not.toMatch(/internal error|^ +at /m);
+    expectClean(program.pid);
+    expect(processState(program.pid)).toMatch(/[SR]/);
+  });
+
   test('closed standard streams', async () => {
     for (const closing of ['<&-', '>&-', '2>&-']) {
       const done = await run(
@@ -209,6 +233,24 @@ describe.skipIf(lacking)('terminal', () => {
     // By itself it would go on for ever.
     expect(performance.now() - told).toBeLessThan(10_000);
     expect(done.status, describeRun(done)).toBe(130);
+  }, 60_000);
+
+  test('a command that ended just when Ctrl-C comes has its own exit status', async () => {
+    for (let i = 0; i < (SOAK ? 100 : 6); i++) {
+      const tracer = startMultitrace(['count', 'tick', '--', behaves(), 'wait']);
+      onTestFinished(() => tracer.stop());
+      await tracer.expectOutput(/ready/);
+      const [pid] = descendants(tracer.pid);
+      // Both are told together.
+      tracer.child.kill('SIGSTOP');
+      await until('it stands', () => processState(tracer.pid) === 'T');
+      process.kill(pid, 'SIGKILL');
+      await until('the command has ended', () => processState(pid) === 'Z');
+      tracer.child.kill('SIGINT');
+      tracer.child.kill('SIGCONT');
+      const done = await tracer.ended;
+      expect(done.status, describeRun(done)).toBe(137);
+    }
   }, 60_000);
 
   test('Ctrl-C to a program that handles it: its own exit status', async ({ skip }) => {

@@ -13,8 +13,17 @@ import type { FeaturesOptions } from './features.js';
 import type { LatencyOptions } from './latency.js';
 import { type ListOptions, list } from './list.js';
 import { MACHINES, type MachineOptions, processToTrace, WAYS, whatToTrace } from './machine.js';
-import { collect, EXIT_USAGE, logLevel, positiveInteger, seconds, splitCommand, tell } from './options.js';
-import { note, print, printError } from './output.js';
+import {
+  collect,
+  EXIT_FAILURE,
+  EXIT_USAGE,
+  logLevel,
+  positiveInteger,
+  seconds,
+  splitCommand,
+  tell,
+} from './options.js';
+import { note, outputFailed, print, printError } from './output.js';
 import type { RunOptions } from './run.js';
 import type { TraceOptions } from './trace.js';
 import type { VerifyOptions } from './verify.js';
@@ -377,4 +386,5 @@ async function main(argv: readonly string[]): Promise<number> {
   return status;
 }
 
-process.exit(await main(process.argv.slice(2)));
+const status = await main(process.argv.slice(2));
+process.exit(status === 0 && outputFailed() ? EXIT_FAILURE : status);

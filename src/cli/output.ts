@@ -6,6 +6,22 @@
 import { writeSync } from 'node:fs';
 import { sleepHere } from '../ffi/libc.js';
 
+const STDOUT = 1;
+
+/** Is told when nobody gets what is printed any more. */
+let onLost: (() => void) | undefined;
+let failed = false;
+
+/** Calls `lost`, once, when standard output can't be written to: its reader is gone (`| head`), or there is no room. */
+export function whenOutputIsLost(lost: () => void): void {
+  onLost = lost;
+}
+
+/** Results could not be written, although somebody may want them. */
+export function outputFailed(): boolean {
+  return failed;
+}
+
 function write(fd: number, text: string): void {
   const bytes = Buffer.from(text, 'utf8');
   for (let done = 0; done < bytes.length; ) {
@@ -15,16 +31,28 @@ function write(fd: number, text: string): void {
       const { code } = cause as NodeJS.ErrnoException;
       // Somebody else made the pipe non-blocking: wait for its reader.
       if (code === 'EAGAIN') sleepHere(1);
-      // The reader is gone (`| head`): there is nobody to tell.
-      else if (code === 'EPIPE') return;
-      else throw cause;
+      else {
+        if (fd === STDOUT) lost(cause as NodeJS.ErrnoException);
+        return;
+      }
     }
   }
 }
 
+function lost({ code, message }: NodeJS.ErrnoException): void {
+  // A reader that is gone has what it wants.
+  if (code !== 'EPIPE' && !failed) {
+    failed = true;
+    note(`standard output can't be written to: ${message}`);
+  }
+  const tell = onLost;
+  onLost = undefined;
+  tell?.();
+}
+
 /** Results: standard output. */
 export function print(text: string): void {
-  write(1, text);
+  write(STDOUT, text);
 }
 
 /** Everything else: standard error, one line. */

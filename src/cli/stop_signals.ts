@@ -1,6 +1,11 @@
-/** When a session ends before its process does: on a signal to us, or after some time. */
+/**
+ * When a session ends before its process does: on a signal to us, after some time, when nobody gets what is printed, and
+ * when we fail.
+ */
 
 import type { TracingSession } from '../kernel/session.js';
+import { tell } from './options.js';
+import { whenOutputIsLost } from './output.js';
 
 /** How long a command has to end by itself after Ctrl-C, which the terminal sends it too, ms. */
 const INTERRUPT_GRACE_MS = 300;
@@ -34,6 +39,17 @@ export class StopSignals {
   follow(session: TracingSession, durationSeconds?: number): () => void {
     this.#session = session;
     this.catch();
+    // Not now: it may be the session that prints. A command runs on to its end, whose status is ours.
+    whenOutputIsLost(() =>
+      setImmediate(() => {
+        if (!session.commandRuns) session.stop();
+      }),
+    );
+    // Whatever goes wrong, the process gets its bytes back.
+    process.once('uncaughtException', cause => {
+      session.stop();
+      process.exit(tell(cause));
+    });
     if (this.#came) this.#interrupt();
     if (durationSeconds !== undefined)
       this.#timers.push(setTimeout(() => session.stop(), durationSeconds * 1000));
