@@ -474,6 +474,26 @@ describe('our own death', () => {
     }
   }, 120_000);
 
+  test('an error of ours that nobody catches: the process gets its bytes back', async ({ skip }) => {
+    skip(lacking !== undefined, lacking);
+    const program = await waiting();
+    // On SIGUSR2 something throws, as a mistake in a timer of ours would.
+    const thrower = 'process.on("SIGUSR2", () => { throw new Error("made by a test") })';
+    const tracer = startMultitrace(['count', 'tick', '-p', `${program.pid}`], {
+      env: { ...process.env, NODE_OPTIONS: `--import data:text/javascript,${encodeURIComponent(thrower)}` },
+    });
+    onTestFinished(() => tracer.stop());
+    await until('it is patched', () => changedCode(program.pid).changed.length > 0, 30_000);
+    await tracer.expectOutput(/Ctrl-C ends/, 'stderr');
+    tracer.child.kill('SIGUSR2');
+    const done = await tracer.ended;
+    expect(done.status, describeRun(done)).toBe(1);
+    expect(done.stderr).toMatch(/internal error: Error: made by a test/);
+    expect(changedCode(program.pid).changed).toEqual([]);
+    expect(mappings(program.pid).filter(({ path }) => path.includes('multitrace'))).toEqual([]);
+    expect(processState(program.pid)).toMatch(/[SR]/);
+  });
+
   const STOPPED = SOAK ? 300 : 12;
   test(`Ctrl-C or SIGTERM at any moment, ${STOPPED} times: every byte is as it was`, async ({ skip }) => {
     skip(lacking !== undefined, lacking);
