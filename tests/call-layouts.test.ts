@@ -18,6 +18,7 @@ import { ProcessKernel } from '../src/kernel/process/machine.js';
 import { openProcess } from '../src/process/process.js';
 import { callLayout } from '../src/process/symbols/call_layout.js';
 import { Running } from './support/command.js';
+import { compileTarget } from './support/compile.js';
 import { BUILT_TARGETS } from './support/paths.js';
 import { changedCode } from './support/process.js';
 import { type PrototypesProgram, prototypesProgram, RESULT } from './support/prototypes.js';
@@ -171,7 +172,7 @@ describe.each(COMPILERS)('%s', (what, compiler, flags) => {
         const path = build(program, what.replace(/\W+/g, ''), compiler, flags);
         const running = new Running(path, [], { keepInput: true });
         onTestFinished(() => running.stop());
-        const values = said((await running.expectOutput(/[\s\S]*ready\n/)).input);
+        const values = said((await running.expectOutput(/^ready\n/m)).input);
         // Where gcc and clang differ, so does what is given and what arrives.
         const untraced = await call(running);
         for (const [plain, types] of [
@@ -188,6 +189,29 @@ describe.each(COMPILERS)('%s', (what, compiler, flags) => {
     SOAK ? 600_000 : 120_000,
   );
 });
+
+const withoutTypes = missingCommand('gcc', 'pahole');
+test.skipIf(withoutTypes !== undefined)(
+  'numbers of which types do not tell how they are passed are not laid out, nor is what comes behind them',
+  async () => {
+    const path = compileTarget({ source: 'odd_numbers.c', flags: ['-g'] });
+    const running = new Running(path, [], { keepInput: true });
+    onTestFinished(() => running.stop());
+    await running.expectOutput(/ready\n/);
+    const kernel = new ProcessKernel(openProcess(running.pid));
+    try {
+      const functions = kernel.functions(SelectorSet.parse(['by_*']));
+      expect(functions.length).toBe(5);
+      for (const target of functions) {
+        const prototype = kernel.prototypeOf(target);
+        expect(prototype?.args?.length, target.name).toBe(2);
+        expect(callLayout(prototype).args, target.name).toEqual([undefined, undefined]);
+      }
+    } finally {
+      kernel.close();
+    }
+  },
+);
 
 async function call(running: Running): Promise<string> {
   const before = running.stdoutSoFar.length;

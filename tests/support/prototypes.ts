@@ -12,6 +12,16 @@ const SCALARS = [
 ];
 const WIDE = ['long double', '__int128', 'unsigned __int128'];
 const STRUCTS = 24;
+/** Seldom made at random: long doubles that share their bytes, some in registers for it, some in memory. */
+const SHARED = [
+  'long double f0; __int128 f1;',
+  'long double f0; char f1[16];',
+  'double f0[2]; long double f1;',
+  '__int128 f0; long double f1; double f2[2];',
+  'long double f0; double f1[2]; __int128 f2;',
+  'long double f0; long f1;',
+  'long double f0;',
+];
 
 function structure(random: Random, name: string, nested: readonly string[]): string {
   const fields: string[] = [];
@@ -61,6 +71,10 @@ export function prototypesProgram(random: Random, count: number): PrototypesProg
   for (let i = 0; i < STRUCTS; i++) {
     header += structure(random, `s${i}`, structs.slice(0, 12));
     structs.push(`s${i}`);
+  }
+  for (const [i, members] of SHARED.entries()) {
+    header += `struct u${i} { union { ${members} }; };\n`;
+    structs.push(`u${i}`);
   }
   header += DECLARATIONS;
   const type = (): string => {

@@ -53,8 +53,11 @@ export interface CallLayout {
   readonly resultInMemory: boolean;
 }
 
-/** Where eight bytes of a value are: an integer register, a vector register, or nowhere (padding). */
-type WordClass = 'integer' | 'sse' | 'none';
+/**
+ * Where eight bytes of a value are: an integer register, a vector register, the first or the second half of a register of
+ * long doubles, or nowhere (padding).
+ */
+type WordClass = 'integer' | 'sse' | 'x87' | 'x87up' | 'none';
 /** `x87`: a long double, which is passed in memory and returned where we do not look. */
 type ValueClass = readonly WordClass[] | 'memory' | 'x87' | 'unknown';
 
@@ -184,19 +187,14 @@ function alignmentOf(btf: Btf, id: number, steps: { left: number }): number {
   }
 }
 
-/** A struct or union of nothing but one long double. */
-function isLongDouble(btf: Btf, id: number, steps: { left: number }): boolean {
-  if (steps.left-- <= 0) return false;
-  const type = btf.type(btf.resolve(id));
-  if (type.kind === 'float') return type.size > WORD;
-  if (type.kind === 'array') return type.nelems === 1 && isLongDouble(btf, type.type, steps);
-  if (type.kind !== 'struct' && type.kind !== 'union') return false;
-  return type.members.length > 0 && type.members.every(m => isLongDouble(btf, m.type, steps));
+/** To who made the types complex and decimal numbers are integers of their size, which they are not passed as. */
+function isOddNumber(name: string | undefined): boolean {
+  return name !== undefined && /complex|_Decimal/i.test(name);
 }
 
-/** A complex number is an integer of its size to who made the types. */
-function isComplex(name: string | undefined): boolean {
-  return name !== undefined && /complex/i.test(name);
+/** The only number of 16 bytes with a point that is not in vector registers. */
+function isLongDouble(name: string | undefined): boolean {
+  return name === 'long double';
 }
 
 function classOf(btf: Btf, id: number): ValueClass {
@@ -204,21 +202,25 @@ function classOf(btf: Btf, id: number): ValueClass {
   const type = btf.type(resolved);
   switch (type.kind) {
     case 'int':
-      if (isComplex(type.name)) return 'unknown';
+      if (isOddNumber(type.name)) return 'unknown';
       return type.size > WORD ? ['integer', 'integer'] : ['integer'];
     case 'enum':
     case 'enum64':
     case 'ptr':
       return ['integer'];
     case 'float':
-      if (isComplex(type.name)) return 'unknown';
-      return type.size > WORD ? 'x87' : ['sse'];
+      if (isOddNumber(type.name)) return 'unknown';
+      if (type.size <= WORD) return ['sse'];
+      return isLongDouble(type.name) ? 'x87' : 'unknown';
     case 'struct':
     case 'union': {
       if (type.size > MAX_REGISTER_STRUCT) return 'memory';
       const words = new Array<WordClass>(Math.ceil(type.size / WORD)).fill('none');
-      if (merge(btf, resolved, 0, words, { left: MAX_STEPS })) return words;
-      return isLongDouble(btf, resolved, { left: MAX_STEPS }) ? 'x87' : 'memory';
+      const steps = { left: MAX_STEPS, known: true };
+      const inRegisters = merge(btf, resolved, 0, words, steps);
+      if (!steps.known) return 'unknown';
+      if (!inRegisters) return 'memory';
+      return words.includes('x87') ? 'x87' : words;
     }
     default:
       // An array is a vector; nothing else is passed.
@@ -226,18 +228,36 @@ function classOf(btf: Btf, id: number): ValueClass {
   }
 }
 
-/** Adds what a part of a struct says about its words; false where the struct is in memory. */
-function merge(btf: Btf, id: number, at: number, words: WordClass[], steps: { left: number }): boolean {
-  if (steps.left-- <= 0) return false;
+interface Steps {
+  left: number;
+  /** Nothing was found that can't be told. */
+  known: boolean;
+}
+
+/**
+ * Adds what a part of a struct says about its words; false where the struct is in memory. The order of members matters where
+ * they overlap, as it does to compilers.
+ */
+function merge(btf: Btf, id: number, at: number, words: WordClass[], steps: Steps): boolean {
+  if (steps.left-- <= 0) {
+    steps.known = false;
+    return false;
+  }
   const type = btf.type(btf.resolve(id));
   switch (type.kind) {
     case 'struct':
-    case 'union':
-      return type.members.every(({ type: member, bitOffset, bitSize }) => {
-        if (bitSize === 0) return merge(btf, member, at + bitOffset / 8, words, steps);
-        words[Math.floor((at + bitOffset / 8) / WORD)] = 'integer';
-        return true;
-      });
+    case 'union': {
+      // For itself first: what goes to memory by itself does so within another.
+      const own = new Array<WordClass>(words.length).fill('none');
+      const inRegisters = type.members.every(({ type: member, bitOffset, bitSize }) =>
+        bitSize === 0
+          ? merge(btf, member, at + bitOffset / 8, own, steps)
+          : add(own, Math.floor((at + bitOffset / 8) / WORD), 'integer'),
+      );
+      // The second half of a long double whose first half something else took.
+      if (!inRegisters || own.some((word, i) => word === 'x87up' && own[i - 1] !== 'x87')) return false;
+      return own.every((word, i) => add(words, i, word));
+    }
     case 'array': {
       const size = btf.sizeOf(type.type);
       for (let index = 0; index < type.nelems; index++)
@@ -250,14 +270,31 @@ function merge(btf: Btf, id: number, at: number, words: WordClass[], steps: { le
     case 'enum64':
     case 'ptr': {
       const size = type.kind === 'ptr' ? WORD : type.size;
-      // Parts that do not lie on a multiple of their size make the whole go to memory; so does long double.
-      if (at % size !== 0 || (type.kind === 'float' && size > WORD)) return false;
-      for (let word = Math.floor(at / WORD); word * WORD < at + size; word++)
-        if (type.kind !== 'float') words[word] = 'integer';
-        else if (words[word] === 'none') words[word] = 'sse';
+      const number = type.kind === 'float' || type.kind === 'int';
+      if (
+        number &&
+        (isOddNumber(type.name) || (type.kind === 'float' && size > WORD && !isLongDouble(type.name)))
+      )
+        steps.known = false;
+      // Parts that do not lie on a multiple of their size make the whole go to memory.
+      if (at % size !== 0) return false;
+      const first = Math.floor(at / WORD);
+      if (type.kind === 'float' && size > WORD)
+        return add(words, first, 'x87') && add(words, first + 1, 'x87up');
+      for (let word = first; word * WORD < at + size; word++)
+        if (!add(words, word, type.kind === 'float' ? 'sse' : 'integer')) return false;
       return true;
     }
     default:
       return false;
   }
+}
+
+/** Two parts share a word: false where that is in memory. */
+function add(words: WordClass[], index: number, more: WordClass): boolean {
+  const there = words[index];
+  if (there === more || more === 'none') return true;
+  if (there === 'none' || more === 'integer') words[index] = more;
+  else if (there !== 'integer') return false;
+  return true;
 }
