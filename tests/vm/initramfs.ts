@@ -34,7 +34,11 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up
 hostname guest
 for module in $(cat /modules/order); do insmod /modules/$module.ko; done
-port=$(grep -l '^${PORT}$' /sys/class/virtio-ports/*/name)
+# The machine tells of it after the driver is there.
+for i in $(seq 300); do
+  port=$(grep -l '^${PORT}$' /sys/class/virtio-ports/*/name 2> /dev/null) && break
+  usleep 100000
+done
 port=/dev/$(basename $(dirname $port))
 node ${GUEST_ROOT}/tests/vm/guest/agent.js $port
 echo "the agent ended with status $?"

@@ -76,6 +76,10 @@ for (const kernel of kernels()) {
         expect(line(way, 'session')).toMatchObject({ words: ['5', '4', '15', '1000'], sameFrame: true });
       });
 
+      test('a session’s cookie is 0 at each entry', () => {
+        expect(line(way, 'cookie')).toMatchObject({ words: ['1', '7'] });
+      });
+
       test('a call that finds no place for what its entry hands on is missed, and counted', () => {
         const full = line(way, 'full');
         // What the kernel hands on itself needs no table.

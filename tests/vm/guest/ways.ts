@@ -93,6 +93,21 @@ function session({ map }: Words): BpfInsn[] {
   return p.mov(R0, 0).exit().build();
 }
 
+/** At the entry: the cookie = 7, in the first call alone. At the return: adds it to the second word. */
+function cookieOnce({ map }: Words): BpfInsn[] {
+  const p = new ProgramBuilder().mov(R6, R1).ldMapValue(R7, map);
+  const back = p.label();
+  const out = p.label();
+  p.callKfunc(KFUNC.bpf_session_is_return).jump('ne', R0, 0, back);
+  p.load(8, R1, R7, 0).jump('ne', R1, 0, out).store(8, R7, 0, 1);
+  p.mov(R1, R6).callKfunc(KFUNC.bpf_session_cookie).store(8, R0, 0, 7);
+  p.goto(out);
+  p.bind(back);
+  p.mov(R1, R6).callKfunc(KFUNC.bpf_session_cookie).load(8, R1, R0);
+  p.load(8, R2, R7, 8).add(R2, R1).store(8, R7, 8, R2);
+  return p.bind(out).mov(R0, 0).exit().build();
+}
+
 /** Of vfs_read (file, buffer, count, position), called by this process: inode number and count, and the result. */
 function readsFile({ map }: Words, types: Btf, result: boolean): BpfInsn[] {
   const offset = (struct: string, member: string): number => {
@@ -172,6 +187,13 @@ function tryWay(way: Way): void {
     link.detach();
     const [handed, argument, result, entered, returned, cookie] = words.read();
     return { words: [handed, argument, result, cookie], sameFrame: entered !== '0' && entered === returned };
+  });
+  test('cookie', () => {
+    words.map.update(new Uint8Array(4), new Uint8Array(8 * WORDS));
+    const link = attach('fsession', cookieOnce(words), targetsOf('bpf_fentry_test3'));
+    for (let i = 0; i < 50; i++) callTests();
+    link.detach();
+    return { words: words.read().slice(0, 2) };
   });
   test('full', () => {
     const link = attach('fsession', session(words), targetsOf('bpf_fentry_test3'));

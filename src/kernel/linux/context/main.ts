@@ -116,8 +116,13 @@ class Main {
   }
 
   #entry({ words, result, calls }: RunPlan): void {
-    const { saved } = this.#input.plan;
+    const { saved, clearsCookie } = this.#input.plan;
     const b = this.#b;
+    if (clearsCookie) {
+      b.mov(R1, R6);
+      b.callKfunc(this.#kfunc('bpf_session_cookie'));
+      b.store(8, R0, 0, 0);
+    }
     this.#frame(0);
     for (const word of words) this.#argument(word);
     // There is none yet.

@@ -42,6 +42,8 @@ export interface ContextPlan {
   readonly emulated: boolean;
   readonly entry: RunPlan | undefined;
   readonly return: RunPlan | undefined;
+  /** A session's cookie is what an earlier call left there, until main writes 0 at the entry. */
+  readonly clearsCookie: boolean;
   /** What main keeps of the entry for the return: words of arguments, and the cookie. */
   readonly saved: (SavedState & { readonly words: readonly number[] }) | undefined;
   /** Offset of the built context from main's frame pointer; not above 0. */
@@ -91,12 +93,25 @@ export function planContext(program: ContextProgram, use: ContextUse, form: Cont
     run === undefined ? [] : [...run.words, ...run.result.map(word => use.argumentWords + word)],
   );
   const words = Math.max(0, ...filled.map(word => word + 1), ...kept.map(word => word + 1));
+  // Where the session is a trampoline's, the kernel clears it.
+  const clearsCookie =
+    registers &&
+    attachType === 'fsession' &&
+    runs === 'session' &&
+    back !== undefined &&
+    use.kfuncs.has(KFUNC.bpf_session_cookie);
   const asksRegisters =
     registers && (use.helpers.has(HELPER.get_func_arg) || use.kfuncs.has(KFUNC.bpf_session_frame));
   return {
     context,
     runs,
-    main: saves || asksRegisters || entry?.calls === false || (context !== 'typed' && filled.length > 0),
+    clearsCookie,
+    main:
+      saves ||
+      asksRegisters ||
+      clearsCookie ||
+      entry?.calls === false ||
+      (context !== 'typed' && filled.length > 0),
     emulated,
     entry,
     return: back,
