@@ -161,10 +161,15 @@ for (const kernel of kernels()) {
         const done = await tracing.waitForEnd();
         await other.kill('SIGKILL');
         expect(done.status, told(done)).toBe(0);
-        if (command === 'trace') {
-          expect(done.stdout.match(/do_sys_openat2/g), told(done)).toHaveLength(OPENS);
-          expect(done.stdout).not.toContain(`${other.pid}`);
-        } else expect(done.stdout).toMatch(new RegExp(`^ *${OPENS} .*do_sys_openat2 +kernel$`, 'm'));
+        const calls =
+          command === 'trace'
+            ? (done.stdout.match(/do_sys_openat2/g) ?? []).length
+            : Number(/^ *(\d+) .*do_sys_openat2 +kernel$/m.exec(done.stdout)?.[1]);
+        // The kernel leaves out a run where another task was interrupted in the program: that is rare. The other process
+        // makes a hundred times as many.
+        expect(calls, told(done)).toBeGreaterThan(0.9 * OPENS);
+        expect(calls, told(done)).toBeLessThanOrEqual(OPENS);
+        if (command === 'trace') expect(done.stdout).not.toContain(`${other.pid}`);
         await expectUntraced();
       },
     );
