@@ -169,7 +169,11 @@ for (const kernel of kernels()) {
         // makes a hundred times as many.
         expect(calls, told(done)).toBeGreaterThan(0.9 * OPENS);
         expect(calls, told(done)).toBeLessThanOrEqual(OPENS);
-        if (command === 'trace') expect(done.stdout).not.toContain(`${other.pid}`);
+        if (command === 'trace') {
+          // The line above each tree: ── time  name thread ──
+          expect(done.stdout).toMatch(new RegExp(` ${mine.pid} ──$`, 'm'));
+          expect(done.stdout).not.toMatch(new RegExp(` ${other.pid} ──$`, 'm'));
+        }
         await expectUntraced();
       },
     );
