@@ -18,9 +18,10 @@ import {
 } from './support/command.js';
 import { compileTarget } from './support/compile.js';
 import { MULTITRACE } from './support/paths.js';
-import { changedCode, mappings, processState, tracerOf, until } from './support/process.js';
+import { changedCode, processState, tracerOf, until } from './support/process.js';
 import { randomNumbers } from './support/random.js';
 import { parseReport } from './support/report.js';
+import { expectClean } from './support/rounds.js';
 import { expectOneSentence } from './support/sentence.js';
 import { missingCommand, missingFile, notRoot, SOAK } from './support/skip.js';
 
@@ -489,8 +490,7 @@ describe('our own death', () => {
     const done = await tracer.ended;
     expect(done.status, describeRun(done)).toBe(1);
     expect(done.stderr).toMatch(/internal error: Error: made by a test/);
-    expect(changedCode(program.pid).changed).toEqual([]);
-    expect(mappings(program.pid).filter(({ path }) => path.includes('multitrace'))).toEqual([]);
+    expectClean(program.pid);
     expect(processState(program.pid)).toMatch(/[SR]/);
   });
 
@@ -521,11 +521,7 @@ describe('our own death', () => {
       if (done.signal !== null) early++;
       else expect(done.status, when).toBe(0);
       expect(tracerOf(load.pid), when).toBe(0);
-      expect(changedCode(load.pid).changed, when).toEqual([]);
-      expect(
-        mappings(load.pid).filter(({ path }) => path.includes('multitrace')),
-        when,
-      ).toEqual([]);
+      expectClean(load.pid, when);
     }
     load.say('hold');
     await load.expectOutput(/^held/m);

@@ -185,7 +185,7 @@ describe('a signal handler that will return to where a thread is between the two
     if (signal === 'SIGINT') expect(parseReport(ended).attached, describeRun(ended)).toBe(1);
     else await multitrace(['count', 'middle', '-p', `${target.pid}`, '--duration', '0.05', '--json']);
     expect(changedCode(target.pid).changed).toEqual([]);
-    expect(mappings(target.pid).filter(m => m.path.includes('multitrace'))).toEqual([]);
+    expect(mappings(target.pid).filter(m => m.path.includes('memfd:multitrace'))).toEqual([]);
     target.say('');
     const done = await target.ended;
     expect(done.stdout, describeRun(done)).toMatch(/^checksum ok$/m);

@@ -53,9 +53,12 @@ export function parseRounds(stdout: string): Round[] {
 }
 
 /** No byte of code is changed, and nothing of ours is mapped. */
-export function expectClean(pid: number): void {
-  expect(changedCode(pid).changed).toEqual([]);
-  expect(mappings(pid).filter(({ path }) => path.includes('memfd:multitrace'))).toEqual([]);
+export function expectClean(pid: number, when?: string): void {
+  expect(changedCode(pid).changed, when).toEqual([]);
+  expect(
+    mappings(pid).filter(({ path }) => path.includes('memfd:multitrace')),
+    when,
+  ).toEqual([]);
 }
 
 /** A traced process: attached by `attach`, and let go of by the function that is returned. */
