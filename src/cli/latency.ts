@@ -4,7 +4,7 @@
 
 import type { Kernel } from '../kernel/kernel.js';
 import { SelectorSet } from '../process/symbols/selector.js';
-import { parseDuration, parseResultFilter, parseTids } from '../tools/filters.js';
+import { parseDuration, parseResultFilter } from '../tools/filters.js';
 import { measureOverhead, type Overhead } from '../tools/latency/calibrate.js';
 import {
   BUCKETS,
@@ -120,10 +120,7 @@ export async function latency(
   options: LatencyOptions,
 ): Promise<number> {
   const filters: LatencyFilters = {
-    threads: {
-      ...threadsOf(what),
-      ...(options.tid === undefined ? {} : { tids: parseTids(options.tid) }),
-    },
+    threads: threadsOf(what, options.tid),
     ...(options.minDuration === undefined ? {} : { minDuration: parseDuration(options.minDuration) }),
     ...(options.retval === undefined ? {} : { result: parseResultFilter(options.retval) }),
   };

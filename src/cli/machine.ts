@@ -7,6 +7,7 @@ import type { SessionTool, TracingSession } from '../kernel/session.js';
 import { openProcess } from '../process/process.js';
 import { resolveCommand } from '../process/spawn.js';
 import { parseSelector } from '../process/symbols/selector.js';
+import { parseTids } from '../tools/filters.js';
 import type { ThreadChoice } from '../tools/thread_choice.js';
 import { note } from './output.js';
 import type { StopSignals } from './stop_signals.js';
@@ -102,9 +103,15 @@ export function isKernel(what: What): what is KernelWhat {
   return 'kernel' in what;
 }
 
-/** Whose calls of the kernel's functions are wanted. A process that is traced itself has no others. */
-export function threadsOf(what: What): ThreadChoice {
-  return isKernel(what) && what.kernel.pid !== undefined ? { pid: what.kernel.pid } : {};
+/**
+ * Whose calls are wanted: `tids` are those of `--tid`. Of the kernel's functions `-p` chooses too; a process that is traced
+ * itself has no others. Throws EINVAL.
+ */
+export function threadsOf(what: What, tids?: string): ThreadChoice {
+  return {
+    ...(isKernel(what) && what.kernel.pid !== undefined ? { pid: what.kernel.pid } : {}),
+    ...(tids === undefined ? {} : { tids: parseTids(tids) }),
+  };
 }
 
 /** `/proc/self/ns/pid` of processes that are in no container. */
@@ -132,14 +139,14 @@ export async function openSession(
 ): Promise<TracingSession> {
   const stdout = options.stdout === undefined ? {} : { stdout: options.stdout };
   if (isKernel(what)) {
-    if (what.kernel.pid !== undefined && !numberedByKernel())
+    const { pid, ...how } = what.kernel;
+    if (pid !== undefined && !numberedByKernel())
       throw new BpfError(
         'EOPNOTSUPP',
         '-p needs the numbers that the kernel itself gives to processes, and in this container they have others; run multitrace outside of it, or trace all processes',
       );
     const { KernelSession } = await import('../kernel/linux/session.js');
     const { LinuxKernel } = await import('../kernel/linux/machine.js');
-    const { pid, ...how } = what.kernel;
     const kernel = new LinuxKernel({ ...how, progress: note });
     // What is wrong with the command line is told first.
     if (what.command !== undefined) resolveCommand(what.command[0], process.env);

@@ -5,7 +5,7 @@
 import { isatty } from 'node:tty';
 import type { Kernel } from '../kernel/kernel.js';
 import { SelectorSet } from '../process/symbols/selector.js';
-import { parseDuration, parseResultFilter, parseTids } from '../tools/filters.js';
+import { parseDuration, parseResultFilter } from '../tools/filters.js';
 import { CallTrees } from '../tools/trace/call_tree.js';
 import { ChromeExport } from '../tools/trace/chrome.js';
 import { ExportFile, type ExportFormat, formatOf, type TraceExport } from '../tools/trace/export_file.js';
@@ -181,8 +181,7 @@ export async function trace(
     selectors: SelectorSet.parse(traced),
     ...(options.entry === undefined ? {} : { roots: SelectorSet.parse(options.entry) }),
     threads: {
-      ...threadsOf(what),
-      ...(options.tid === undefined ? {} : { tids: parseTids(options.tid) }),
+      ...threadsOf(what, options.tid),
       // Our own calls come of our reading what others called, without an end.
       ...(isKernel(what) && numberedByKernel() ? { exceptPid: process.pid } : {}),
     },

@@ -9,12 +9,12 @@ import { closeSync, openSync, readdirSync, readSync } from 'node:fs';
 const MOST_BYTES = 1024;
 
 export class EndWatch implements Disposable {
-  readonly #pid: number;
+  readonly pid: number;
   readonly #buffer = Buffer.alloc(MOST_BYTES);
   #stat: number | undefined;
 
   constructor(pid: number) {
-    this.#pid = pid;
+    this.pid = pid;
     try {
       this.#stat = openSync(`/proc/${pid}/stat`, 'r');
     } catch {
@@ -30,7 +30,7 @@ export class EndWatch implements Disposable {
       // The name before the state may hold anything, brackets too.
       const state = line[line.lastIndexOf(')') + 2];
       // The main thread may end before others.
-      return 'ZX'.includes(state) && readdirSync(`/proc/${this.#pid}/task`).length <= 1;
+      return 'ZX'.includes(state) && readdirSync(`/proc/${this.pid}/task`).length <= 1;
     } catch {
       return true;
     }

@@ -29,7 +29,7 @@ export class KernelSession implements TracingSession {
   readonly #kernel: LinuxKernel;
   readonly #tool: SessionTool;
   #command: ChildProcess | undefined;
-  readonly #watched: { readonly pid: number; readonly watch: EndWatch } | undefined;
+  readonly #watched: EndWatch | undefined;
   /** Nothing else keeps node running where there is no command. */
   readonly #alive: NodeJS.Timeout;
   #over = false;
@@ -39,10 +39,10 @@ export class KernelSession implements TracingSession {
   private constructor(kernel: LinuxKernel, tool: SessionTool, pid: number | undefined) {
     this.#kernel = kernel;
     this.#tool = tool;
-    this.#watched = pid === undefined ? undefined : { pid, watch: new EndWatch(pid) };
+    this.#watched = pid === undefined ? undefined : new EndWatch(pid);
     this.#alive = setInterval(
       () => {
-        if (this.#watched?.watch.ended) this.#finish({ kind: 'ended', exit: undefined });
+        if (this.#watched?.ended) this.#finish({ kind: 'ended', exit: undefined });
       },
       this.#watched === undefined ? 1 << 30 : LOOK_MS,
     );
@@ -109,7 +109,7 @@ export class KernelSession implements TracingSession {
   #end(): void {
     this.#over = true;
     clearInterval(this.#alive);
-    this.#watched?.watch[Symbol.dispose]();
+    this.#watched?.[Symbol.dispose]();
   }
 
   #finish(end: SessionEnd): void {

@@ -5,7 +5,7 @@
  * their raw bits. Types only, and bytes of none.
  */
 
-import type { Btf } from '../../btf/btf.js';
+import type { Btf, BtfType } from '../../btf/btf.js';
 import type { FunctionPrototype } from '../../kernel/kernel.js';
 
 /** Integer registers that arguments are passed in: rdi, rsi, rdx, rcx, r8, r9. */
@@ -187,14 +187,12 @@ function alignmentOf(btf: Btf, id: number, steps: { left: number }): number {
   }
 }
 
-/** To who made the types complex and decimal numbers are integers of their size, which they are not passed as. */
-function isOddNumber(name: string | undefined): boolean {
-  return name !== undefined && /complex|_Decimal/i.test(name);
-}
-
-/** The only number of 16 bytes with a point that is not in vector registers. */
-function isLongDouble(name: string | undefined): boolean {
-  return name === 'long double';
+/**
+ * Whether types leave open how a number is passed: to who made them complex and decimal numbers are integers of their size,
+ * which they are not passed as; and of those with a point only a long double has 16 bytes and is in no vector register.
+ */
+function isOddNumber({ kind, name = '', size }: BtfType & { readonly kind: 'int' | 'float' }): boolean {
+  return /complex|_Decimal/i.test(name) || (kind === 'float' && size > WORD && name !== 'long double');
 }
 
 function classOf(btf: Btf, id: number): ValueClass {
@@ -202,16 +200,15 @@ function classOf(btf: Btf, id: number): ValueClass {
   const type = btf.type(resolved);
   switch (type.kind) {
     case 'int':
-      if (isOddNumber(type.name)) return 'unknown';
+      if (isOddNumber(type)) return 'unknown';
       return type.size > WORD ? ['integer', 'integer'] : ['integer'];
     case 'enum':
     case 'enum64':
     case 'ptr':
       return ['integer'];
     case 'float':
-      if (isOddNumber(type.name)) return 'unknown';
-      if (type.size <= WORD) return ['sse'];
-      return isLongDouble(type.name) ? 'x87' : 'unknown';
+      if (isOddNumber(type)) return 'unknown';
+      return type.size > WORD ? 'x87' : ['sse'];
     case 'struct':
     case 'union': {
       if (type.size > MAX_REGISTER_STRUCT) return 'memory';
@@ -270,12 +267,7 @@ function merge(btf: Btf, id: number, at: number, words: WordClass[], steps: Step
     case 'enum64':
     case 'ptr': {
       const size = type.kind === 'ptr' ? WORD : type.size;
-      const number = type.kind === 'float' || type.kind === 'int';
-      if (
-        number &&
-        (isOddNumber(type.name) || (type.kind === 'float' && size > WORD && !isLongDouble(type.name)))
-      )
-        steps.known = false;
+      if ((type.kind === 'int' || type.kind === 'float') && isOddNumber(type)) steps.known = false;
       // Parts that do not lie on a multiple of their size make the whole go to memory.
       if (at % size !== 0) return false;
       const first = Math.floor(at / WORD);

@@ -16,7 +16,7 @@ import type {
 import { SelectorSet } from '../../process/symbols/selector.js';
 import { LICENSE } from '../license.js';
 import { FunctionSlots } from '../targets.js';
-import { type ThreadChoice, threadIdProgram } from '../thread_choice.js';
+import { choosesThreads, type ThreadChoice, threadIdProgram } from '../thread_choice.js';
 import { LOST, type TraceMaps } from './maps.js';
 import { traceProgram } from './programs.js';
 import { decodeRecord, FEW_WORDS, MANY_WORDS, makeCookie, type TraceEvent } from './records.js';
@@ -132,7 +132,7 @@ export class Tracer {
       if (
         !(cause instanceof BpfError) ||
         cause.code !== 'EOPNOTSUPP' ||
-        (this.#options.threads.tids ?? []).length > 0
+        choosesThreads(this.#options.threads)
       )
         throw cause;
       return false;
